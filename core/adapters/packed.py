@@ -1,0 +1,131 @@
+"""Packed adapters: for each target projection one tensor of A's and one of B's over all slots; slot 0 stays zero.
+
+A batch row carries its slot, so every row may use another adapter (Punica, arXiv 2310.18547; S-LoRA, arXiv 2311.03285).
+Training and serving use the same layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import AdapterInvalid
+
+BASE_SLOT = 0
+
+
+class Routing:
+    """Which slot each row of the running forward pass uses; `None` while the base runs alone."""
+
+    def __init__(self) -> None:
+        self.slots: Tensor | None = None
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer plus one low-rank update per slot.
+
+    `a` is `[slots, rank, in]`, `b` is `[slots, out, rank]`, `scale` is `[slots]`.
+    """
+
+    def __init__(self, base: nn.Linear, routing: Routing, slots: int, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.routing = routing
+        self.a = nn.Parameter(base.weight.new_zeros(slots, rank, base.in_features), requires_grad=False)
+        self.b = nn.Parameter(base.weight.new_zeros(slots, base.out_features, rank), requires_grad=False)
+        self.scale: Tensor
+        self.register_buffer("scale", base.weight.new_zeros(slots), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` is `[rows, tokens, in]`; row i gets the update of slot `routing.slots[i]`."""
+        y: Tensor = self.base(x)
+        slots = self.routing.slots
+        if slots is None:
+            return y
+        narrow = torch.bmm(x, self.a[slots].transpose(1, 2)) * self.scale[slots, None, None]
+        return torch.baddbmm(y, narrow, self.b[slots].transpose(1, 2))
+
+
+class PackedAdapters:
+    """The slots of one model. Not thread-safe: the owner decides who may write and when."""
+
+    def __init__(self, model: nn.Module, targets: Sequence[str], slots: int, rank: int) -> None:
+        self.routing = Routing()
+        self.slots = slots
+        self.rank = rank
+        self.targets = tuple(targets)
+        self.layers = _install(model, self.routing, self.targets, slots, rank)
+
+    @contextmanager
+    def routed(self, slots: Tensor | None) -> Iterator[None]:
+        """Within it, row i of a forward pass uses slot `slots[i]`; `None` is the base alone."""
+        before, self.routing.slots = self.routing.slots, slots
+        try:
+            yield
+        finally:
+            self.routing.slots = before
+
+    @torch.no_grad()
+    def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
+        """Puts an adapter into `slot`: layer name to `(a [rank, in], b [out, rank])`; other layers become zero.
+
+        Raises `AdapterInvalid` where a layer is unknown or a shape does not fit; the slot is then cleared.
+        """
+        if slot == BASE_SLOT:
+            raise AdapterInvalid("Slot 0 is the base model's and stays zero.")
+        self.clear(slot)
+        unknown = sorted(set(weights) - set(self.layers))
+        if unknown:
+            raise AdapterInvalid(f"The adapter has weights for layers that are not packed here: {unknown[:3]}.")
+        for name, (a, b) in weights.items():
+            layer = self.layers[name]
+            rank = a.shape[0]
+            if rank > self.rank or a.shape[1] != layer.a.shape[2] or b.shape != (layer.b.shape[1], rank):
+                self.clear(slot)
+                raise AdapterInvalid(
+                    f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit rank {self.rank}."
+                )
+            layer.a[slot, :rank] = a.to(layer.a)
+            layer.b[slot, :, :rank] = b.to(layer.b)
+            layer.scale[slot] = scale
+
+    @torch.no_grad()
+    def read(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """The weights in `slot`, cloned: layer name to `(a [rank, in], b [out, rank])`, without the scale."""
+        return {
+            name: (layer.a[slot].detach().clone(), layer.b[slot].detach().clone())
+            for name, layer in self.layers.items()
+        }
+
+    @torch.no_grad()
+    def clear(self, slot: int) -> None:
+        for layer in self.layers.values():
+            layer.a[slot].zero_()
+            layer.b[slot].zero_()
+            layer.scale[slot].zero_()
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for layer in self.layers.values() for parameter in (layer.a, layer.b)]
+
+
+def _install(
+    model: nn.Module, routing: Routing, targets: Sequence[str], slots: int, rank: int
+) -> dict[str, PackedLinear]:
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets
+    ]
+    if not names:
+        raise AdapterInvalid(f"The base model has no linear layers named {', '.join(targets)}.")
+    layers: dict[str, PackedLinear] = {}
+    for name in names:
+        parent_name, _, leaf = name.rpartition(".")
+        parent: Any = model.get_submodule(parent_name)
+        layers[name] = PackedLinear(getattr(parent, leaf), routing, slots, rank)
+        setattr(parent, leaf, layers[name])
+    return layers

@@ -1,0 +1,63 @@
+"""The chat template, split where adapters begin to act."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import InvalidRequest, SetupError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids of a chat: `prefix` is computed by the base alone, adapters act from `activation` on."""
+
+    prefix: tuple[int, ...]
+    activation: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.activation)
+
+
+class Chat:
+    """Renders messages with the tokenizer's own chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise SetupError("The base model's tokenizer has no chat template; use an instruction-tuned model.")
+        self.tokenizer = tokenizer
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """`messages` of `{role, content}` to a `Prompt`.
+
+        Raises `InvalidRequest` where the template refuses the messages, `SetupError` where the assistant header is not
+        a token suffix of the prompt.
+        """
+        before = self._ids(messages, header=False)
+        whole = self._ids(messages, header=True)
+        if whole[: len(before)] != before or len(whole) == len(before):
+            raise SetupError("The chat template has no assistant header that adapters could be activated from.")
+        return Prompt(tuple(before), tuple(whole[len(before) :]))
+
+    def ask(self, question: str) -> Prompt:
+        """The prompt of one user message."""
+        return self.prompt([{"role": "user", "content": question}])
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, without special tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _ids(self, messages: Sequence[Mapping[str, str]], *, header: bool) -> list[int]:
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=header
+            )
+        except Exception as problem:  # noqa: BLE001 - a template may raise anything
+            raise InvalidRequest(f"The chat template refuses these messages: {problem}") from problem
+        return self.encode(text)

@@ -1,0 +1,109 @@
+"""Drafts: the first answer tokens under each candidate and under the base, in one batch over shared prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.adapters.packed import BASE_SLOT, PackedAdapters
+from core.engine.kv import PrefixKv
+from core.engine.rows import Rows
+from core.gate.features import DraftSignals
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drafts:
+    """What a batch of drafts left behind.
+
+    For question i: `tokens[i]` (greedy under its adapter, cut at an end token) and `signals[i]`. `rows` still holds all
+    KV, so that generation can go on; `next_logits[row]` are the logits after the last token fed to `rows` row, and
+    `drafted[row]` the tokens fed to it after the activation tokens. Row i is question i under its adapter, row n + i the
+    base reading the same tokens, row 2n (only if asked for) the base writing its own answer to question 0.
+    """
+
+    tokens: list[list[int]]
+    signals: list[DraftSignals]
+    rows: Rows
+    first_logits: Tensor
+    next_logits: Tensor
+    drafted: list[list[int]]
+
+
+@torch.no_grad()
+def draft(
+    model: Any,
+    adapters: PackedAdapters,
+    prefixes: Sequence[PrefixKv],
+    activation: Sequence[int],
+    slots: Sequence[int],
+    *,
+    length: int,
+    end_tokens: frozenset[int],
+    room: int = 0,
+    base_answer: bool = False,
+) -> Drafts:
+    """Drafts `length` tokens for question i (`prefixes[i]`) with the adapter in `slots[i]`.
+
+    The base reads each adapter's draft beside it, row by row in the same batch. With `base_answer` one more row lets the
+    base continue `prefixes[0]` by itself. `room` keeps space for that many tokens after the draft.
+    """
+    n = len(slots)
+    own = [2 * n] if base_answer else []
+    all_prefixes = [*prefixes, *prefixes, *([prefixes[0]] if base_answer else [])]
+    all_slots = [*slots, *[BASE_SLOT] * (n + len(own))]
+    rows = Rows(model, all_prefixes, room=len(activation) + length + room, adapters=adapters, slots=all_slots)
+    logits = rows.feed([activation] * len(all_slots))[:, -1]
+    first_logits = logits
+    seen = [logits[: 2 * n]]
+    drafted: list[list[int]] = [[] for _ in all_slots]
+    for step in range(length):
+        choice = logits.argmax(-1).tolist()
+        fed = [*choice[:n], *choice[:n], *(choice[row] for row in own)]
+        for row, token in enumerate(fed):
+            drafted[row].append(token)
+        logits = rows.feed([[token] for token in fed])[:, -1]
+        if step + 1 < length:
+            seen.append(logits[: 2 * n])
+    tokens = [_until_end(drafted[row], end_tokens) for row in range(n)]
+    stacked = torch.stack(seen, 1).float().log_softmax(-1)
+    signals = [
+        signals_of(stacked[row, : max(1, used)], stacked[n + row, : max(1, used)], drafted[row][: max(1, used)])
+        for row, used in enumerate(_read(drafted[row], end_tokens) for row in range(n))
+    ]
+    return Drafts(tokens, signals, rows, first_logits, logits, drafted)
+
+
+def signals_of(adapter: Tensor, base: Tensor, tokens: Sequence[int]) -> DraftSignals:
+    """Signals from log-probabilities `[tokens, vocabulary]` of adapter and base on the drafted `tokens`."""
+    chosen = torch.tensor(list(tokens), device=adapter.device)[:, None]
+    divergence = (adapter.exp() * (adapter - base)).sum(-1)
+    best = adapter.topk(2, -1).values
+    return DraftSignals(
+        entropy_base=_entropy(base[:1]),
+        entropy_adapter=_entropy(adapter[:1]),
+        kl_first=float(divergence[0]),
+        kl=float(divergence.mean()),
+        entropy_draft=_entropy(adapter),
+        margin=float((best[:, 0] - best[:, 1]).mean()),
+        likelihood_adapter=float(adapter.gather(1, chosen).mean()),
+        likelihood_base=float(base.gather(1, chosen).mean()),
+    )
+
+
+def _entropy(log_probabilities: Tensor) -> float:
+    return float(-(log_probabilities.exp() * log_probabilities).sum(-1).mean())
+
+
+def _read(tokens: Sequence[int], end_tokens: frozenset[int]) -> int:
+    """How many drafted tokens count: up to and with the first end token."""
+    ends = [i for i, token in enumerate(tokens) if token in end_tokens]
+    return ends[0] + 1 if ends else len(tokens)
+
+
+def _until_end(tokens: Sequence[int], end_tokens: frozenset[int]) -> list[int]:
+    counted = list(tokens[: _read(tokens, end_tokens)])
+    return counted[:-1] if counted and counted[-1] in end_tokens else counted

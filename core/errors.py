@@ -1,0 +1,179 @@
+"""The tree of LatentBank's errors.
+
+The docstring of a class is the message a user reads unless a better one is given; `code` is what a program reads;
+`status` is the HTTP status with which the gateway and the inference worker answer.
+
+    LatentBankError
+    ├── InvalidRequest          400  what was sent can't be taken as it is
+    │   ├── EmptyContext        400
+    │   ├── NotUtf8             400
+    │   ├── ContextTooLong      400
+    │   └── PromptTooLong       400
+    ├── PayloadTooLarge         413
+    ├── Unauthenticated         401
+    ├── Forbidden               403
+    ├── NotFound                404
+    ├── Conflict                409
+    │   └── IdempotencyConflict 409
+    ├── BacklogFull             429
+    ├── Unavailable             503
+    ├── StorageError            503
+    │   ├── ObjectMissing       404
+    │   └── ObjectCorrupt       500
+    ├── AdapterInvalid          500
+    │   └── WrongBase           500
+    ├── LeaseLost               409
+    └── SetupError              500  the machine or the settings lack something
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LatentBankError(Exception):
+    """Something went wrong inside LatentBank."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.param = param
+        super().__init__(self.message)
+
+
+class InvalidRequest(LatentBankError):
+    """The request can't be taken as it is."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class EmptyContext(InvalidRequest):
+    """The context is empty; send text or messages with words in them."""
+
+    code = "empty_context"
+
+
+class NotUtf8(InvalidRequest):
+    """The body is not valid UTF-8; encode it as UTF-8."""
+
+    code = "not_utf8"
+
+
+class ContextTooLong(InvalidRequest):
+    """The context is longer than the base model can read; split it into several memories."""
+
+    code = "context_too_long"
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt and the tokens asked for do not fit the base model's context window."""
+
+    code = "context_length_exceeded"
+
+
+class PayloadTooLarge(LatentBankError):
+    """The body is larger than this gateway accepts."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class Unauthenticated(LatentBankError):
+    """No valid API key; send it as 'Authorization: Bearer <key>'."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class Forbidden(LatentBankError):
+    """This key may not do that; it needs the admin key."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(LatentBankError):
+    """There is nothing with that id."""
+
+    code = "not_found"
+    status = 404
+
+
+class Conflict(LatentBankError):
+    """That contradicts the present state."""
+
+    code = "conflict"
+    status = 409
+
+
+class IdempotencyConflict(Conflict):
+    """This Idempotency-Key was used with another body; use a new key for a new request."""
+
+    code = "idempotency_conflict"
+
+
+class BacklogFull(LatentBankError):
+    """Too many jobs are waiting for this tenant; try again later."""
+
+    code = "backlog_full"
+    status = 429
+
+    def __init__(self, message: str | None = None, *, retry_after_seconds: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Unavailable(LatentBankError):
+    """A part that this needs is not there right now; try again."""
+
+    code = "unavailable"
+    status = 503
+
+
+class StorageError(LatentBankError):
+    """The object store did not do what was asked."""
+
+    code = "storage_error"
+    status = 503
+
+
+class ObjectMissing(StorageError):
+    """There is no object under that key."""
+
+    code = "object_missing"
+    status = 404
+
+
+class ObjectCorrupt(StorageError):
+    """The object's bytes are not the ones that its manifest names."""
+
+    code = "object_corrupt"
+    status = 500
+
+
+class AdapterInvalid(LatentBankError):
+    """The adapter can't be used."""
+
+    code = "adapter_invalid"
+
+
+class WrongBase(AdapterInvalid):
+    """The adapter was trained on another base model."""
+
+    code = "wrong_base"
+
+
+class LeaseLost(LatentBankError):
+    """The job's lease is no longer held; its work is discarded."""
+
+    code = "lease_lost"
+    status = 409
+
+
+class SetupError(LatentBankError):
+    """The machine or the settings lack something; run 'latentbank doctor'."""
+
+    code = "setup_error"

