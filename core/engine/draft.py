@@ -19,10 +19,10 @@ from core.gate.features import DraftSignals
 class Drafts:
     """What a batch of drafts left behind.
 
-    For question i: `tokens[i]` (greedy under its adapter, cut at an end token) and `signals[i]`. `rows` still holds all
-    KV, so that generation can go on; `next_logits[row]` are the logits after the last token fed to `rows` row, and
-    `drafted[row]` the tokens fed to it after the activation tokens. Row i is question i under its adapter, row n + i the
-    base reading the same tokens, row 2n (only if asked for) the base writing its own answer to question 0.
+    For question i: `tokens[i]` (greedy under its adapter, cut at an end token) and `signals[i]`. `rows` still holds
+    all KV, so that generation can go on. Row i is question i under its adapter, row n + i the base reading the same
+    tokens, row 2n (only if asked for) the base writing its own answer to question 0. For each row, `first_logits`
+    follow the activation tokens, `drafted` is what was fed after them, `next_logits` follow that.
     """
 
     tokens: list[list[int]]
@@ -48,8 +48,8 @@ def draft(
 ) -> Drafts:
     """Drafts `length` tokens for question i (`prefixes[i]`) with the adapter in `slots[i]`.
 
-    The base reads each adapter's draft beside it, row by row in the same batch. With `base_answer` one more row lets the
-    base continue `prefixes[0]` by itself. `room` keeps space for that many tokens after the draft.
+    The base reads each adapter's draft beside it, row by row in the same batch. With `base_answer` one more row lets
+    the base continue `prefixes[0]` by itself. `room` keeps space for that many tokens after the draft.
     """
     n = len(slots)
     own = [2 * n] if base_answer else []

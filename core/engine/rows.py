@@ -7,6 +7,7 @@ drafts and serving. What a row is fed comes after its prefix, and the adapter in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -95,11 +96,8 @@ class Rows:
             "use_cache": True,
             "logits_to_keep": keep,
         }
-        if self._adapters is None:
+        with nullcontext() if self._adapters is None else self._adapters.routed(self._slots):
             logits: Tensor = self._model(**arguments).logits
-            return logits
-        with self._adapters.routed(self._slots):
-            logits = self._model(**arguments).logits
         return logits
 
 

@@ -28,8 +28,8 @@ class DraftSignals:
 class RetrievalSignals:
     """How well a memory's index matches a question.
 
-    `dense` is the highest cosine similarity over the memory's entries; `lexical` the share of the question's informative
-    words that occur in the memory, in 0 to 1.
+    `dense` is the highest cosine similarity over the memory's entries; `lexical` the share of the question's
+    informative words that occur in the memory, in 0 to 1.
     """
 
     dense: float
