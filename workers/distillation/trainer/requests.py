@@ -1,0 +1,137 @@
+"""What the parent asks of the trainer, and what it is told: files in a run's directory.
+
+The parent puts `request.json` there by rename; the trainer appends to `progress.jsonl` and ends with `result.json`, which
+also appears by rename. A file named `cancel` asks it to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from core.errors import InvalidRequest
+from core.settings import RecipeSettings
+
+REQUEST = "request.json"
+PROGRESS = "progress.jsonl"
+RESULT = "result.json"
+CANCEL = "cancel"
+
+Phase = Literal["self_study", "training", "calibrating"]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRequest:
+    """One context to distil; the adapter is written into `directory`."""
+
+    memory_id: str
+    title: str
+    kind: str
+    context_path: Path
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """Memories of one base model, distilled in one run."""
+
+    run_id: str
+    base_reference: str
+    base_dir: Path
+    encoder: str
+    recipe: RecipeSettings
+    memories: tuple[MemoryRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one memory ended: `error` is `{code, message}`, or `None` where `directory` holds a whole adapter.
+
+    `seconds_by_phase` also names the parts of a phase that the trainer times by themselves.
+    """
+
+    memory_id: str
+    directory: str
+    seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    error: Mapping[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "memory_id": self.memory_id,
+            "directory": self.directory,
+            "seconds_by_phase": dict(self.seconds_by_phase),
+            "training": dict(self.training),
+            "gate": dict(self.gate),
+            "error": dict(self.error) if self.error else None,
+        }
+
+
+def parse_request(text: str) -> RunRequest:
+    """Raises `InvalidRequest` where the text is not a run request."""
+    try:
+        fields = json.loads(text)
+        return RunRequest(
+            run_id=str(fields["run_id"]),
+            base_reference=str(fields["base_reference"]),
+            base_dir=Path(fields["base_dir"]),
+            encoder=str(fields["encoder"]),
+            recipe=RecipeSettings.model_validate(fields.get("recipe", {})),
+            memories=tuple(
+                MemoryRequest(
+                    str(memory["memory_id"]),
+                    str(memory["title"]),
+                    str(memory["kind"]),
+                    Path(memory["context_path"]),
+                    Path(memory["directory"]),
+                )
+                for memory in fields["memories"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError) as problem:
+        raise InvalidRequest(f"The run request can't be read: {type(problem).__name__}") from problem
+
+
+def waiting(inbox: Path) -> Path | None:
+    """The run directory that has waited longest: with a request and without a result."""
+    requests = [path for path in inbox.glob(f"*/{REQUEST}") if not (path.parent / RESULT).exists()]
+    return min(requests, key=lambda path: (path.stat().st_mtime, path.parent.name)).parent if requests else None
+
+
+class Reporter:
+    """Writes progress and result of one run; silent on every rank but the first."""
+
+    def __init__(self, directory: Path, *, silent: bool = False) -> None:
+        self._directory = directory
+        self._silent = silent
+
+    def progress(self, phase: Phase, progress: float, message: str, data: Mapping[str, Any] | None = None) -> None:
+        """`progress` is the share of the memory's whole way, 0 to 1."""
+        if self._silent:
+            return
+        line = {"phase": phase, "progress": round(progress, 4), "message": message, "data": dict(data or {})}
+        with (self._directory / PROGRESS).open("a") as file:
+            file.write(json.dumps({**line, "at": time.time()}) + "\n")
+
+    def result(self, outcomes: Sequence[Outcome], *, cancelled: bool = False, error: str | None = None) -> None:
+        if self._silent:
+            return
+        ok = not cancelled and error is None and all(outcome.error is None for outcome in outcomes)
+        fields = {
+            "ok": ok,
+            "cancelled": cancelled,
+            "error": error,
+            "memories": [outcome.to_json() for outcome in outcomes],
+        }
+        partial = self._directory / f"{RESULT}.partial"
+        partial.write_text(json.dumps(fields, indent=1))
+        partial.rename(self._directory / RESULT)
+
+    @property
+    def cancel_requested(self) -> bool:
+        return (self._directory / CANCEL).exists()
