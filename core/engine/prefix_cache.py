@@ -1,0 +1,135 @@
+"""Base KV of prefixes by content, in blocks, shared by candidates, by turns of a chat and by a tenant's requests.
+
+A block's key is a hash over base digest, tenant salt, parent block and token ids. No adapter is in it, because a prefix
+never sees one; the salt keeps tenants apart, so that no one can learn by timing what another has asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from core.engine.kv import PrefixKv
+from core.engine.rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """`queries` and `hits` count tokens since the start, as vLLM's metrics do; `blocks` are held now."""
+
+    queries: int
+    hits: int
+    evictions: int
+    blocks: int
+    max_blocks: int
+
+    @property
+    def usage(self) -> float:
+        """Share of the cache in use, 0 to 1."""
+        return self.blocks / self.max_blocks if self.max_blocks else 0.0
+
+
+class PrefixCache:
+    """At most `max_blocks` blocks of `block_tokens` tokens, least recently used out.
+
+    Its tables are thread-safe; the model is its owner's, who lets one thread at a time run it.
+    """
+
+    def __init__(self, base_digest: str, max_blocks: int, block_tokens: int) -> None:
+        self._base = base_digest
+        self._max_blocks = max_blocks
+        self._block_tokens = block_tokens
+        self._blocks: OrderedDict[bytes, PrefixKv] = OrderedDict()
+        self._lock = threading.Lock()
+        self._queries = self._hits = self._evictions = 0
+
+    @property
+    def stats(self) -> CacheStats:
+        with self._lock:
+            return CacheStats(self._queries, self._hits, self._evictions, len(self._blocks), self._max_blocks)
+
+    def prefill(self, model: Any, tokens: Sequence[int], salt: str) -> tuple[PrefixKv, int]:
+        """The base's KV of `tokens`, and how many of them came from the cache. The KV is shared: never write to it.
+
+        What is missing is computed one block at a time, cold or warm, so that the same tokens give the same bits
+        whatever was cached.
+        """
+        keys = self._keys(tokens, salt)
+        found = self._take(keys, len(tokens))
+        reused = len(found) * self._block_tokens
+        if reused == len(tokens):
+            return PrefixKv.join(found) if found else PrefixKv.empty(model), reused
+        kv = self._compute(model, tokens[reused:], PrefixKv.join(found) if found else PrefixKv.empty(model))
+        self._put(keys, len(found), kv)
+        return kv, reused
+
+    def clear(self) -> None:
+        """Forgets every block."""
+        with self._lock:
+            self._blocks.clear()
+
+    def _keys(self, tokens: Sequence[int], salt: str) -> list[bytes]:
+        """The keys of the whole blocks of `tokens`, each of which names everything before it too."""
+        keys: list[bytes] = []
+        parent = b""
+        for end in range(self._block_tokens, len(tokens) + 1, self._block_tokens):
+            block = tokens[end - self._block_tokens : end]
+            parent = _digest(self._base.encode(), salt.encode(), parent, struct.pack(f"<{len(block)}q", *block))
+            keys.append(parent)
+        return keys
+
+    def _take(self, keys: Sequence[bytes], tokens: int) -> list[PrefixKv]:
+        """The longest chain of cached blocks."""
+        with self._lock:
+            found: list[PrefixKv] = []
+            for key in keys:
+                if key not in self._blocks:
+                    break
+                found.append(self._blocks[key])
+            self._touch(keys[: len(found)])
+            self._queries += tokens
+            self._hits += len(found) * self._block_tokens
+            return found
+
+    def _put(self, keys: Sequence[bytes], known: int, kv: PrefixKv) -> None:
+        size = self._block_tokens
+        keys = keys[: self._max_blocks]
+        fresh = [(keys[i], kv.cut(i * size, (i + 1) * size)) for i in range(known, len(keys))]
+        with self._lock:
+            if any(key not in self._blocks for key in keys[:known]):
+                return  # Evicted meanwhile: blocks without their head could never be found.
+            for key, block in fresh:
+                self._blocks.setdefault(key, block)
+            self._touch(keys)
+            while len(self._blocks) > self._max_blocks:
+                self._blocks.popitem(last=False)
+                self._evictions += 1
+
+    def _touch(self, keys: Sequence[bytes]) -> None:
+        """Marks a chain as just used, its head last: a block never outlives the blocks that lead to it."""
+        for key in reversed(keys):
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+
+    def _compute(self, model: Any, tokens: Sequence[int], past: PrefixKv) -> PrefixKv:
+        """`past` and then `tokens`, block by block as `rows.prefill` would, without copying the past for each block."""
+        with torch.no_grad():
+            rows = Rows(model, [past], room=len(tokens))
+            for start in range(0, len(tokens), self._block_tokens):
+                rows.feed([tokens[start : start + self._block_tokens]])
+        return rows.kv(0)
+
+
+def _digest(*parts: bytes) -> bytes:
+    """SHA-256 over the parts, each with its length before it, so that no two lists of parts read alike."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(struct.pack("<Q", len(part)) + part)
+    return total.digest()

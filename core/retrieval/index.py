@@ -1,0 +1,148 @@
+"""The index of one memory, and the search over the indexes of a bank.
+
+A memory's own signals never depend on its neighbours, so that the gate that was calibrated for it alone stays true in
+any bank. Only the ranking compares memories: cosine and BM25, fused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import AdapterInvalid
+from core.gate.features import RetrievalSignals
+from core.retrieval.lexical import overlap, terms
+
+VECTORS_FILE = "index.safetensors"
+ENTRIES_FILE = "index.json"
+LEXICAL_WEIGHT = 0.3
+"""The best BM25 hit weighs as much as this difference in cosine."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryIndex:
+    """What retrieval knows of one memory: `embeddings[i]` `[n, d]`, fp32 of length 1, is of `entries[i]`."""
+
+    memory_id: str
+    title: str
+    entries: Sequence[str]
+    embeddings: Tensor
+    terms: tuple[str, ...] = field(init=False, repr=False)
+    vocabulary: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = tuple(term for entry in (self.title, *self.entries) for term in terms(entry))
+        object.__setattr__(self, "terms", found)
+        object.__setattr__(self, "vocabulary", frozenset(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A memory that retrieval proposes: `rank` from 0, `score` comparable only within one search."""
+
+    memory_id: str
+    rank: int
+    score: float
+    signals: RetrievalSignals
+
+
+def retrieval_signals(query: str, query_embedding: Tensor, index: MemoryIndex) -> RetrievalSignals:
+    """How well `index` matches `query`, whatever else is in the bank; `query_embedding` is `[d]`, of length 1."""
+    dense = float((index.embeddings @ query_embedding).max()) if len(index.entries) else 0.0
+    return RetrievalSignals(dense=dense, lexical=overlap(query, index.vocabulary))
+
+
+class BankIndex:
+    """Immutable search over the memories of a bank; safe to share between threads."""
+
+    def __init__(self, indexes: Sequence[MemoryIndex]) -> None:
+        self._indexes = [index for index in indexes if len(index.entries)]
+        self._vectors = torch.cat([index.embeddings for index in self._indexes]) if self._indexes else torch.zeros(0, 0)
+        sizes = torch.tensor([len(index.embeddings) for index in self._indexes], dtype=torch.long)
+        self._owner = torch.arange(len(self._indexes)).repeat_interleave(sizes)
+        self._bm25 = _bm25([index.terms for index in self._indexes])
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def search(self, query: str, query_embedding: Tensor, top_k: int, ids: Collection[str] | None = None) -> list[Hit]:
+        """The `top_k` best memories for `query`, of those in `ids` if given; ties go to the lower memory id."""
+        allowed = [i for i, index in enumerate(self._indexes) if ids is None or index.memory_id in ids]
+        if not allowed or top_k < 1:
+            return []
+        scores = self._dense(query_embedding)[allowed]
+        lexical = self._lexical(query)[allowed]
+        if lexical.max() > 0:
+            scores = scores + LEXICAL_WEIGHT * lexical / lexical.max()
+        best = sorted(range(len(allowed)), key=lambda i: (-scores[i], self._indexes[allowed[i]].memory_id))[:top_k]
+        return [
+            Hit(index.memory_id, rank, float(scores[i]), retrieval_signals(query, query_embedding, index))
+            for rank, i in enumerate(best)
+            for index in [self._indexes[allowed[i]]]
+        ]
+
+    def _dense(self, query_embedding: Tensor) -> NDArray[np.float32]:
+        """The highest cosine of each memory, `[memories]`."""
+        cosines = self._vectors @ query_embedding
+        best = torch.full((len(self._indexes),), -1.0)
+        return best.scatter_reduce(0, self._owner, cosines, "amax").numpy()
+
+    def _lexical(self, query: str) -> NDArray[np.float32]:
+        asked = terms(query)
+        if self._bm25 is None or not asked:
+            return np.zeros(len(self._indexes), dtype=np.float32)
+        scores: NDArray[np.float32] = self._bm25.get_scores(asked)
+        return scores
+
+
+def save_index(directory: Path, index: MemoryIndex, encoder: str, study: Mapping[str, Any] | None = None) -> None:
+    """Writes `index.safetensors` and `index.json`; `encoder` is the reference of the encoder that made the vectors."""
+    save_file({"embeddings": index.embeddings.float().contiguous()}, directory / VECTORS_FILE)
+    fields = {
+        "memory_id": index.memory_id,
+        "title": index.title,
+        "entries": list(index.entries),
+        "encoder": encoder,
+        "study": dict(study or {}),
+    }
+    (directory / ENTRIES_FILE).write_text(json.dumps(fields, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def load_index(directory: Path, *, encoder: str | None = None) -> MemoryIndex:
+    """Reads what `save_index` wrote.
+
+    Raises `AdapterInvalid` where a file is missing or does not fit the other, or where the vectors are of another
+    encoder than `encoder`.
+    """
+    try:
+        fields = json.loads((directory / ENTRIES_FILE).read_text(encoding="utf-8"))
+        embeddings = load_file(directory / VECTORS_FILE)["embeddings"].float()
+        index = MemoryIndex(fields["memory_id"], fields["title"], tuple(fields["entries"]), embeddings)
+        made_by = fields["encoder"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
+        raise AdapterInvalid(f"The memory's index can't be read: {problem}") from problem
+    if encoder is not None and made_by != encoder:
+        raise AdapterInvalid(f"The memory's index was made by the encoder {made_by}, this bank uses {encoder}.")
+    if embeddings.ndim != 2 or len(embeddings) != len(index.entries) or not bool(torch.isfinite(embeddings).all()):
+        raise AdapterInvalid("The memory's index has vectors that do not fit its entries.")
+    return index
+
+
+def _bm25(documents: Sequence[tuple[str, ...]]) -> Any:
+    """BM25 with one document per memory, or `None` where there is not one word to index."""
+    if not any(documents):
+        return None
+    bm25 = bm25s.BM25()
+    bm25.index([list(document) for document in documents], show_progress=False)
+    return bm25
