@@ -9,7 +9,7 @@ from itertools import pairwise
 MAX_WORDS = 80
 """A longer sentence is indexed in windows; the encoder reads 256 tokens and one vector can't hold more anyway."""
 
-_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\W_a-z])|(?<=[。！？])")
+_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W_a-z])|[。！？]+\s*")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|No|Nr|vs|cf|ca|approx|Fig|Inc|Ltd|Co|e\.g|i\.e|[A-Z]\.[A-Z])\.$"
 )
@@ -37,7 +37,7 @@ def _lines(text: str) -> list[str]:
     open_line = False
     for raw in text.splitlines():
         line = _MARKUP.sub("", raw).strip()
-        if line and open_line and (line[0].islower() or joined[-1][-1] in ",;-–"):
+        if line and open_line and line == raw.strip() and (line[0].islower() or joined[-1][-1] in ",;-–"):
             joined[-1] = f"{joined[-1]} {line}"
         elif line:
             joined.append(line)
@@ -47,12 +47,12 @@ def _lines(text: str) -> list[str]:
 
 def _split(line: str) -> list[str]:
     sentences: list[str] = []
-    for part in _END.split(line):
-        if sentences and _ABBREVIATION.search(sentences[-1]):
-            sentences[-1] = f"{sentences[-1]} {part}"
-        elif part.strip():
-            sentences.append(part.strip())
-    return sentences
+    start = 0
+    for end in _END.finditer(line):
+        if not _ABBREVIATION.search(line[start : end.end()].rstrip()):
+            sentences.append(line[start : end.end()].strip())
+            start = end.end()
+    return [*sentences, line[start:].strip()]
 
 
 def _windows(words: Sequence[str]) -> list[str]:

@@ -45,7 +45,7 @@ def terms(text: str) -> list[str]:
 
 
 def overlap(question: str, vocabulary: Set[str]) -> float:
-    """The share, 0 to 1, of the question's informative words that `vocabulary` (of stems) has; 0 if it asks with none."""
+    """The share, 0 to 1, of the question's informative words that are in `vocabulary` (of stems); 0 without any."""
     asked = set(terms(question))
     return len(asked & vocabulary) / len(asked) if asked else 0.0
 
