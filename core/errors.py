@@ -14,15 +14,18 @@ The docstring of a class is the message a user reads unless a better one is give
     ├── Forbidden               403
     ├── NotFound                404
     ├── Conflict                409
-    │   └── IdempotencyConflict 409
+    │   ├── IdempotencyConflict 409
+    │   └── IllegalTransition   409
     ├── BacklogFull             429
     ├── Unavailable             503
     ├── StorageError            503
     │   ├── ObjectMissing       404
-    │   └── ObjectCorrupt       500
+    │   ├── ObjectCorrupt       500
+    │   └── InvalidKey          500
     ├── AdapterInvalid          500
     │   └── WrongBase           500
     ├── LeaseLost               409
+    ├── TrainerLost             503
     └── SetupError              500  the machine or the settings lack something
 """
 
@@ -115,6 +118,12 @@ class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
 
 
+class IllegalTransition(Conflict):
+    """A job in that state can't do this."""
+
+    code = "illegal_transition"
+
+
 class BacklogFull(LatentBankError):
     """Too many jobs are waiting for this tenant; try again later."""
 
@@ -154,6 +163,13 @@ class ObjectCorrupt(StorageError):
     status = 500
 
 
+class InvalidKey(StorageError):
+    """That is not an object key."""
+
+    code = "invalid_key"
+    status = 500
+
+
 class AdapterInvalid(LatentBankError):
     """The adapter can't be used."""
 
@@ -171,6 +187,18 @@ class LeaseLost(LatentBankError):
 
     code = "lease_lost"
     status = 409
+
+
+class TrainerLost(LatentBankError):
+    """The training processes died or fell silent; the attempt is lost."""
+
+    code = "trainer_lost"
+    status = 503
+
+    def __init__(self, message: str | None = None, *, last_words: str = "") -> None:
+        super().__init__(message)
+        self.last_words = last_words
+        """The end of what the processes wrote to their standard error: for the log, never for a tenant."""
 
 
 class SetupError(LatentBankError):
