@@ -1,0 +1,103 @@
+"""The database: engine, transactions, migrations. SQLite in WAL mode or PostgreSQL by psycopg 3, by the URL alone."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine, event, func, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from core.truth.clock import now
+
+_BUSY_MILLISECONDS = 30_000
+
+
+class Database:
+    """One engine per process. Transactions are short and hold no network call but those to the database itself."""
+
+    def __init__(self, url: str) -> None:
+        self.url = _with_driver(make_url(url))
+        if self.url.get_backend_name() == "sqlite":
+            if self.url.database in (None, "", ":memory:"):
+                raise ValueError("The truth needs an SQLite file, several processes share it.")
+            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            self._engine = create_engine(self.url)
+            event.listen(self._engine, "connect", _prepare_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            self._engine = create_engine(self.url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        self._writer = self._engine.execution_options(latentbank_writes=True)
+        engine = weakref.ref(self._engine)
+        os.register_at_fork(after_in_child=lambda: _forget_connections(engine()))
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction that may write; commits at the end of the block, rolls back on any exception."""
+        with self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads; waits for no writer on SQLite."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    def now(self, connection: Connection) -> datetime:
+        """The database's clock, UTC."""
+        return connection.execute(select(now())).scalar_one()
+
+    def migrate(self) -> None:
+        """Brings the tables to the newest version; safe where several processes do it at once."""
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.begin() as connection:
+            exclusive(connection, "migrate")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def dispose(self) -> None:
+        self._engine.dispose()
+
+
+def exclusive(connection: Connection, name: str) -> None:
+    """Waits until no other transaction holds `name`; held until the end of this one. SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(crc32(b"latentbank." + name.encode()))))
+
+
+def _with_driver(url: URL) -> URL:
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgres", "postgresql") else url
+
+
+def _prepare_sqlite(connection: Any, entry: ConnectionPoolEntry) -> None:
+    """Durable across power loss (`synchronous=FULL`); transactions begin where `_begin_sqlite` says, not by guess."""
+    connection.isolation_level = None
+    for pragma in (
+        f"busy_timeout={_BUSY_MILLISECONDS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Writers take the write lock at once: a transaction that reads first and writes later could not be serialised."""
+    writes = connection.get_execution_options().get("latentbank_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _forget_connections(engine: Any) -> None:
+    """A forked child must not speak on its parent's connections."""
+    if engine is not None:
+        engine.dispose(close=False)

@@ -1,0 +1,247 @@
+"""Memories: admission, reading, deletion, and the bank that inference workers serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, select, tuple_, update
+
+from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, NotFound
+from core.ids import new_id
+from core.jobs.states import OPEN, Accepted, JobState, Reason, State, transition
+from core.truth.clock import now
+from core.truth.records import BankEntry, Job, Memory, NewMemory
+from core.truth.tables import idempotency_keys, jobs, memories, tenants
+from core.truth.transitions import bump_bank, cancel, job_of, read_job, write_event
+
+
+def find_idempotent(connection: Connection, tenant_id: str, key: str, body_sha256: str) -> tuple[Memory, Job] | None:
+    """What an earlier request with this key made; raises `IdempotencyConflict` where its body was another."""
+    row = connection.execute(
+        select(idempotency_keys).where(idempotency_keys.c.tenant_id == tenant_id, idempotency_keys.c.key == key)
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.body_sha256 != body_sha256:
+        raise IdempotencyConflict
+    return get_memory(connection, tenant_id, row.memory_id), job_of(read_job(connection, row.job_id))
+
+
+def admit(
+    connection: Connection,
+    new: NewMemory,
+    *,
+    idempotency_key: str | None = None,
+    body_sha256: str | None = None,
+    backlog_limit: int,
+) -> tuple[Memory, Job, bool]:
+    """Writes memory, job (`queued`) and first event; the last value says whether this call made them.
+
+    A duplicate key, also a concurrent one, gets the first request's pair and False. Raises `BacklogFull` where the
+    tenant already has `backlog_limit` jobs that wait, `IdempotencyConflict` as `find_idempotent`, `NotFound` without
+    the tenant.
+    """
+    _lock_tenant(connection, new.tenant_id)
+    if idempotency_key is not None:
+        if body_sha256 is None:
+            raise ValueError("An idempotency key needs the body's digest.")
+        earlier = find_idempotent(connection, new.tenant_id, idempotency_key, body_sha256)
+        if earlier is not None:
+            return *earlier, False
+    _refuse_overflow(connection, new.tenant_id, backlog_limit)
+    _insert_memory(connection, new)
+    job_id = _insert_job(connection, new)
+    if idempotency_key is not None:
+        connection.execute(
+            insert(idempotency_keys).values(
+                tenant_id=new.tenant_id,
+                key=idempotency_key,
+                body_sha256=body_sha256,
+                memory_id=new.id,
+                job_id=job_id,
+                created_at=now(),
+            )
+        )
+    return get_memory(connection, new.tenant_id, new.id), job_of(read_job(connection, job_id)), True
+
+
+def get_memory(connection: Connection, tenant_id: str, memory_id: str) -> Memory:
+    """Also a deleted one, whose status says so. Another tenant's is `NotFound`."""
+    row = connection.execute(
+        select(memories).where(memories.c.id == memory_id, memories.c.tenant_id == tenant_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no memory '{memory_id}'.")
+    return Memory(**row._mapping)
+
+
+def list_memories(
+    connection: Connection,
+    tenant_id: str,
+    *,
+    collection: str | None = None,
+    after: str | None = None,
+    limit: int = 20,
+    include_deleted: bool = False,
+) -> list[Memory]:
+    """Newest first; `after` is the id of the last one seen."""
+    query = select(memories).where(memories.c.tenant_id == tenant_id)
+    if collection is not None:
+        query = query.where(memories.c.collection == collection)
+    if not include_deleted:
+        query = query.where(memories.c.status != "deleted")
+    if after is not None:
+        query = query.where(older_than(connection, memories, tenant_id, after))
+    rows = connection.execute(query.order_by(memories.c.created_at.desc(), memories.c.id.desc()).limit(limit))
+    return [Memory(**row._mapping) for row in rows]
+
+
+def delete_memory(connection: Connection, tenant_id: str, memory_id: str) -> Memory:
+    """The memory is served no more from here on, and its open jobs are cancelled; a second time changes nothing."""
+    row = connection.execute(
+        select(memories).where(memories.c.id == memory_id, memories.c.tenant_id == tenant_id).with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no memory '{memory_id}'.")
+    if row.deleted_at is None:
+        connection.execute(
+            update(memories)
+            .where(memories.c.id == memory_id)
+            .values(status="deleted", deleted_at=now(), updated_at=now())
+        )
+        for job in _lock_open_jobs(connection, memory_id):
+            cancel(connection, job, Reason.MEMORY_DELETED)
+        bump_bank(connection, tenant_id)
+    return get_memory(connection, tenant_id, memory_id)
+
+
+def bank(connection: Connection, tenant_id: str) -> tuple[int, list[BankEntry]]:
+    """The bank's revision and what it serves. The entries are never older than the revision."""
+    revision = bank_revision(connection, tenant_id)
+    columns = [memories.c.id.label("memory_id"), *(memories.c[name] for name in BankEntry.__slots__[1:])]
+    rows = connection.execute(
+        select(*columns)
+        .where(memories.c.tenant_id == tenant_id, memories.c.status == "ready")
+        .order_by(memories.c.created_at, memories.c.id)
+    )
+    return revision, [BankEntry(**row._mapping) for row in rows]
+
+
+def bank_revision(connection: Connection, tenant_id: str) -> int:
+    revision = connection.execute(select(tenants.c.bank_revision).where(tenants.c.id == tenant_id)).scalar_one_or_none()
+    if revision is None:
+        raise NotFound(f"There is no tenant '{tenant_id}'.")
+    return int(revision)
+
+
+def deleted_unpurged(connection: Connection, limit: int) -> list[Memory]:
+    """Deleted memories whose objects may still be there, and that no job can still write objects for; oldest first."""
+    still_open = select(jobs.c.id).where(jobs.c.memory_id == memories.c.id, jobs.c.state.in_(OPEN)).exists()
+    rows = connection.execute(
+        select(memories)
+        .where(memories.c.status == "deleted", memories.c.purged_at.is_(None), ~still_open)
+        .order_by(memories.c.deleted_at)
+        .limit(limit)
+    )
+    return [Memory(**row._mapping) for row in rows]
+
+
+def mark_purged(connection: Connection, memory_id: str) -> None:
+    """No object of the deleted memory is left."""
+    connection.execute(
+        update(memories)
+        .where(memories.c.id == memory_id, memories.c.status == "deleted", memories.c.purged_at.is_(None))
+        .values(purged_at=now())
+    )
+
+
+def by_ids(connection: Connection, memory_ids: Iterable[str]) -> Mapping[str, tuple[Memory, bool]]:
+    """The known ones among the ids, of any tenant, each with whether a job of it is open; for the garbage collector."""
+    has_open = select(jobs.c.id).where(jobs.c.memory_id == memories.c.id, jobs.c.state.in_(OPEN)).exists()
+    rows = connection.execute(
+        select(memories, has_open.label("has_open_job")).where(memories.c.id.in_(sorted(set(memory_ids))))
+    )
+    return {row.id: (_memory_of(row), bool(row.has_open_job)) for row in rows}
+
+
+def older_than(connection: Connection, table: Table, tenant_id: str, after: str) -> ColumnElement[bool]:
+    """The rows after `after` in a list that starts with the newest; raises `InvalidRequest` for an unknown id."""
+    last = connection.execute(
+        select(table.c.created_at, table.c.id).where(table.c.id == after, table.c.tenant_id == tenant_id)
+    ).one_or_none()
+    if last is None:
+        raise InvalidRequest(f"There is nothing with the id '{after}' to list after.", param="after")
+    return tuple_(table.c.created_at, table.c.id) < tuple_(last.created_at, last.id)
+
+
+def _memory_of(row: Row[Any]) -> Memory:
+    return Memory(**{name: row._mapping[name] for name in Memory.__slots__})
+
+
+def _lock_tenant(connection: Connection, tenant_id: str) -> None:
+    """Admissions of one tenant go one after the other: that makes its backlog limit and its idempotency keys exact."""
+    query = select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update(key_share=True)
+    if connection.execute(query).one_or_none() is None:
+        raise NotFound(f"There is no tenant '{tenant_id}'.")
+
+
+def _refuse_overflow(connection: Connection, tenant_id: str, backlog_limit: int) -> None:
+    waiting = select(jobs.c.id).where(jobs.c.tenant_id == tenant_id, jobs.c.state == State.QUEUED).limit(backlog_limit)
+    if connection.execute(select(func.count()).select_from(waiting.subquery())).scalar_one() >= backlog_limit:
+        raise BacklogFull
+
+
+def _insert_memory(connection: Connection, new: NewMemory) -> None:
+    connection.execute(
+        insert(memories).values(
+            id=new.id,
+            tenant_id=new.tenant_id,
+            collection=new.collection,
+            title=new.title,
+            metadata=new.metadata,
+            kind=new.kind,
+            status="pending",
+            context_key=new.context_key,
+            context_sha256=new.context_sha256,
+            context_bytes=new.context_bytes,
+            context_tokens=new.context_tokens,
+            base_digest=new.base_digest,
+            created_at=now(),
+            updated_at=now(),
+        )
+    )
+
+
+def _insert_job(connection: Connection, new: NewMemory) -> str:
+    job_id = new_id("job")
+    queued = transition(JobState(), Accepted())
+    connection.execute(
+        insert(jobs).values(
+            id=job_id,
+            tenant_id=new.tenant_id,
+            memory_id=new.id,
+            state=queued.state.value,
+            progress=queued.progress,
+            epoch=queued.epoch,
+            attempts=queued.attempts,
+            cancel_requested=queued.cancel_requested,
+            priority=new.priority,
+            cost_estimate_seconds=new.cost_estimate_seconds,
+            charged_seconds=0.0,
+            created_at=now(),
+        )
+    )
+    write_event(
+        connection,
+        job_id,
+        "state",
+        "The memory is accepted; its job waits.",
+        data={"state": queued.state.value, "progress": 0.0},
+    )
+    return job_id
+
+
+def _lock_open_jobs(connection: Connection, memory_id: str) -> list[Row[Any]]:
+    query = select(jobs).where(jobs.c.memory_id == memory_id, jobs.c.state.in_(OPEN)).order_by(jobs.c.id)
+    return list(connection.execute(query.with_for_update()))

@@ -1,0 +1,152 @@
+"""What the truth's functions take and return: frozen records, times aware and in UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """`weight` is the tenant's share of the devices; `bank_revision` grows with every change of what is served."""
+
+    id: str
+    name: str
+    weight: float
+    settings: dict[str, Any]
+    bank_revision: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewMemory:
+    """A memory to admit; its context object is already stored under `context_key`."""
+
+    id: str
+    tenant_id: str
+    collection: str
+    title: str
+    metadata: dict[str, Any]
+    kind: Literal["text", "chat"]
+    context_key: str
+    context_sha256: str
+    context_bytes: int
+    context_tokens: int
+    base_digest: str
+    cost_estimate_seconds: float
+    priority: int = 0
+    """Only orders the jobs of one tenant; higher goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    id: str
+    tenant_id: str
+    collection: str
+    title: str
+    metadata: dict[str, Any]
+    kind: Literal["text", "chat"]
+    status: Literal["pending", "ready", "failed", "deleted"]
+    context_key: str
+    context_sha256: str
+    context_bytes: int
+    context_tokens: int
+    base_digest: str
+    version: int | None
+    adapter_digest: str | None
+    manifest_key: str | None
+    adapter_bytes: int | None
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
+    purged_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`dispatched_at` is when it left the backlog for the queue of doorbells, `rung_at` when its bell last rang."""
+
+    id: str
+    tenant_id: str
+    memory_id: str
+    state: str
+    phase: str | None
+    reason: str | None
+    error_code: str | None
+    error_message: str | None
+    progress: float
+    epoch: int
+    attempts: int
+    cancel_requested: bool
+    priority: int
+    worker_id: str | None
+    lease_until: datetime | None
+    cost_estimate_seconds: float
+    created_at: datetime
+    dispatched_at: datetime | None
+    rung_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    id: int
+    job_id: str
+    at: datetime
+    level: Literal["info", "warning", "error"]
+    type: Literal["state", "phase", "progress", "message"]
+    message: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run a job until `lease_until`, as long as the job's row still has this epoch and token."""
+
+    job: Job
+    memory: Memory
+    epoch: int
+    token: str = field(repr=False)
+    lease_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """`held` false: the lease is lost, stop and discard. `cancel_requested`: stop and finish as cancelled."""
+
+    held: bool
+    cancel_requested: bool
+    lease_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What the commit point names: a manifest that is uploaded and verified."""
+
+    manifest_key: str
+    adapter_digest: str
+    adapter_bytes: int
+    base_digest: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class BankEntry:
+    memory_id: str
+    collection: str
+    title: str
+    version: int
+    adapter_digest: str
+    manifest_key: str
+    base_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    id: str
+    kind: Literal["distillation", "inference"]
+    url: str
+    info: dict[str, Any]
+    expires_at: datetime

@@ -1,0 +1,160 @@
+"""The tables of the truth. `migrations/` creates them; a test holds the two equal.
+
+Locks are always taken in the order memory, job, fair share, tenant, so that no two transactions wait for each other; and
+a job's row is locked before an event of it is written, so that the ids of one job's events grow in the order of commit.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from core.truth.clock import Instant
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Document = JSON().with_variant(JSONB(), "postgresql")
+Identifier = String(64)
+Counter = BigInteger().with_variant(Integer(), "sqlite")
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("settings", Document, nullable=False),
+    Column("bank_revision", Counter, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_sha256", String(64), primary_key=True),
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("created_at", Instant, nullable=False),
+    Column("revoked_at", Instant),
+)
+
+fair_shares = Table(
+    "fair_shares",
+    metadata,
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), primary_key=True),
+    Column("deficit_seconds", Float, nullable=False),
+    Column("turn", Counter, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+
+memories = Table(
+    "memories",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False),
+    Column("collection", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("metadata", Document, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("context_key", Text, nullable=False),
+    Column("context_sha256", String(64), nullable=False),
+    Column("context_bytes", BigInteger, nullable=False),
+    Column("context_tokens", Integer, nullable=False),
+    Column("base_digest", Text, nullable=False),
+    Column("version", Integer),
+    Column("adapter_digest", Text),
+    Column("manifest_key", Text),
+    Column("adapter_bytes", BigInteger),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("deleted_at", Instant),
+    Column("purged_at", Instant),
+    Index(None, "tenant_id", "created_at", "id"),
+    Index(None, "status", "purged_at"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False),
+    Column("memory_id", Identifier, ForeignKey("memories.id"), nullable=False, index=True),
+    Column("state", String(16), nullable=False),
+    Column("phase", String(16)),
+    Column("reason", String(32)),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("progress", Float, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("worker_id", Text),
+    Column("token", String(64)),
+    Column("lease_until", Instant),
+    Column("cost_estimate_seconds", Float, nullable=False),
+    Column("charged_seconds", Float, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("dispatched_at", Instant),
+    Column("rung_at", Instant),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Index(None, "tenant_id", "created_at", "id"),
+    Index(None, "state", "tenant_id", "priority", "created_at"),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("id", Counter, primary_key=True, autoincrement=True),
+    Column("job_id", Identifier, ForeignKey("jobs.id"), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", Document, nullable=False),
+    Index(None, "job_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("body_sha256", String(64), nullable=False),
+    Column("memory_id", Identifier, ForeignKey("memories.id"), nullable=False),
+    Column("job_id", Identifier, ForeignKey("jobs.id"), nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("info", Document, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Index(None, "kind", "expires_at"),
+)

@@ -1,0 +1,79 @@
+"""Tenants and their API keys. Of a key only its SHA-256 is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from core.errors import InvalidRequest, NotFound
+from core.ids import new_id
+from core.truth.clock import now
+from core.truth.records import Tenant
+from core.truth.tables import api_keys, fair_shares, tenants
+
+
+def create_tenant(
+    connection: Connection, name: str, weight: float = 1.0, settings: dict[str, Any] | None = None
+) -> Tenant:
+    """A tenant with an empty bank. Raises `InvalidRequest` on an empty name or a weight that is not above zero."""
+    if not name.strip():
+        raise InvalidRequest("A tenant needs a name.", param="name")
+    if not (math.isfinite(weight) and weight > 0):
+        raise InvalidRequest("A tenant's weight is a number above zero.", param="weight")
+    tenant_id = new_id("tenant")
+    connection.execute(
+        insert(tenants).values(
+            id=tenant_id, name=name, weight=weight, settings=settings or {}, bank_revision=0, created_at=now()
+        )
+    )
+    connection.execute(insert(fair_shares).values(tenant_id=tenant_id, deficit_seconds=0.0, turn=0, updated_at=now()))
+    return get_tenant(connection, tenant_id)
+
+
+def get_tenant(connection: Connection, tenant_id: str) -> Tenant:
+    row = connection.execute(select(tenants).where(tenants.c.id == tenant_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no tenant '{tenant_id}'.")
+    return Tenant(**row._mapping)
+
+
+def list_tenants(connection: Connection) -> list[Tenant]:
+    """All tenants, oldest first."""
+    rows = connection.execute(select(tenants).order_by(tenants.c.created_at, tenants.c.id))
+    return [Tenant(**row._mapping) for row in rows]
+
+
+def issue_key(connection: Connection, tenant_id: str) -> str:
+    """A new key of the tenant; the caller sees it once, nobody can read it again."""
+    get_tenant(connection, tenant_id)
+    key = f"lb_{secrets.token_urlsafe(32)}"
+    connection.execute(insert(api_keys).values(key_sha256=_sha256(key), tenant_id=tenant_id, created_at=now()))
+    return key
+
+
+def tenant_of_key(connection: Connection, key: str) -> Tenant | None:
+    """Whose key it is; `None` for one that was never issued or is revoked."""
+    query = (
+        select(tenants)
+        .join(api_keys, api_keys.c.tenant_id == tenants.c.id)
+        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Tenant(**row._mapping)
+
+
+def revoke_key(connection: Connection, key: str) -> None:
+    """From now on the key opens nothing; of an unknown key nothing happens."""
+    connection.execute(
+        update(api_keys)
+        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=now())
+    )
+
+
+def _sha256(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
