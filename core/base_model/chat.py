@@ -58,6 +58,6 @@ class Chat:
             text: str = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages], tokenize=False, add_generation_prompt=header
             )
-        except Exception as problem:  # noqa: BLE001 - a template may raise anything
+        except Exception as problem:
             raise InvalidRequest(f"The chat template refuses these messages: {problem}") from problem
         return self.encode(text)
