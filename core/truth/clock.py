@@ -1,7 +1,8 @@
 """Time as the database tells it: UTC, from one clock that all processes share.
 
 On SQLite an instant is text of fixed width (`2026-01-02 03:04:05.678000`), so that text order is time order; on
-PostgreSQL it is `timestamptz`. `now()` and `from_now(seconds)` are read when the statement runs, not when the transaction began.
+PostgreSQL it is `timestamptz`. `now()` and `from_now(seconds)` are read when the statement runs, not when the
+transaction began.
 """
 
 from __future__ import annotations

@@ -14,66 +14,71 @@ from core.truth.tables import fair_shares, jobs, tenants
 
 _HALF_LIFE_SECONDS = 3600.0
 _WAITING: ColumnElement[bool] = and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_(None))
-_IN_FLIGHT: ColumnElement[bool] = or_(
-    jobs.c.state == State.RUNNING, and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_not(None))
-)
+_DISPATCHED: ColumnElement[bool] = and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_not(None))
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """What the dispatcher decides on: who contends, how many jobs run, how many doorbells are unanswered."""
+class InFlight:
+    """Jobs that have left the backlog: how many run, how many wait for a worker to answer their doorbell."""
 
-    contenders: tuple[Contender, ...]
     running: int
     unanswered: int
+    by_tenant: dict[str, int]
 
 
-def dispatchable(connection: Connection, *, in_flight_per_tenant: int, heads: int) -> Backlog:
-    """The first `heads` waiting jobs of every tenant, by priority and then age, with the tenants' shares."""
-    running, unanswered = (
-        connection.execute(select(func.count()).select_from(jobs).where(condition)).scalar_one()
-        for condition in (
-            jobs.c.state == State.RUNNING,
-            and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_not(None)),
-        )
-    )
+def in_flight(connection: Connection) -> InFlight:
+    rows = connection.execute(
+        select(jobs.c.tenant_id, jobs.c.state, func.count())
+        .where(or_(jobs.c.state == State.RUNNING, _DISPATCHED))
+        .group_by(jobs.c.tenant_id, jobs.c.state)
+    ).all()
+    by_tenant: dict[str, int] = {}
+    for tenant_id, _, count in rows:
+        by_tenant[tenant_id] = by_tenant.get(tenant_id, 0) + count
+    running = sum(count for _, state, count in rows if state == State.RUNNING)
+    return InFlight(running, sum(by_tenant.values()) - running, by_tenant)
+
+
+def dispatchable(
+    connection: Connection, flight: InFlight, *, in_flight_per_tenant: int, heads: int
+) -> tuple[Contender, ...]:
+    """The first `heads` waiting jobs of every tenant, by priority and then age, with the tenants' shares.
+
+    Locks the shares; until its end the transaction may wait for no other lock.
+    """
     waiting = _heads(connection, heads)
-    if not waiting:
-        return Backlog((), running, unanswered)
-    in_flight = _in_flight(connection)
     share = fair_shares.c
     rows = connection.execute(
         select(tenants.c.id, tenants.c.weight, share.deficit_seconds, share.turn, share.updated_at, now().label("now"))
         .join(fair_shares, share.tenant_id == tenants.c.id)
-        .where(tenants.c.id.in_(sorted(waiting)))
+        .where(share.tenant_id.in_(sorted(waiting)))
+        .order_by(share.tenant_id)
+        .with_for_update(of=fair_shares)
     )
-    contenders = tuple(
+    return tuple(
         Contender(
             tenant_id=row.id,
             weight=row.weight,
             deficit=decayed(row.deficit_seconds, (row.now - row.updated_at).total_seconds(), _HALF_LIFE_SECONDS),
             turn=row.turn,
-            room=max(0, in_flight_per_tenant - in_flight.get(row.id, 0)),
+            room=max(0, in_flight_per_tenant - flight.by_tenant.get(row.id, 0)),
             waiting=tuple(waiting[row.id]),
         )
         for row in rows
     )
-    return Backlog(contenders, running, unanswered)
 
 
 def mark_dispatched(connection: Connection, job_id: str) -> float | None:
-    """The job leaves the backlog, charged with its estimate: returns how long it waited there, in seconds.
+    """The job leaves the backlog, charged with its estimate: returns how long ago it was admitted, in seconds.
 
     `None` where it does not wait any more, or somebody is just changing it.
     """
-    mine = connection.execute(
-        select(jobs.c.id).where(jobs.c.id == job_id, _WAITING).with_for_update(skip_locked=True)
-    ).one_or_none()
-    if mine is None:
+    mine = select(jobs.c.id).where(jobs.c.id == job_id, _WAITING).with_for_update(skip_locked=True)
+    if connection.execute(mine).one_or_none() is None:
         return None
     row = connection.execute(
         update(jobs)
-        .where(jobs.c.id == job_id, _WAITING)
+        .where(jobs.c.id == job_id)
         .values(dispatched_at=now(), rung_at=now(), charged_seconds=jobs.c.cost_estimate_seconds)
         .returning(jobs.c.dispatched_at, jobs.c.created_at)
     ).one()
@@ -81,7 +86,7 @@ def mark_dispatched(connection: Connection, job_id: str) -> float | None:
 
 
 def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:
-    """Writes the shares after a selection; the transaction has held the dispatcher's lock since it read them."""
+    """Writes the shares after a selection, in the transaction that locked them by `dispatchable`."""
     for tenant_id in sorted(deficits):
         connection.execute(
             update(fair_shares)
@@ -90,46 +95,40 @@ def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping
         )
 
 
-def overdue(connection: Connection, *, timeout_seconds: float, limit: int) -> list[str]:
-    """Dispatched jobs whose doorbell nobody answered in time, or never rang; the longest overdue first."""
+def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) -> list[str]:
+    """Dispatched jobs whose doorbell nobody answered in time, or never rang, the longest overdue first.
+
+    They are marked as rung now, for the caller to do it. Skips jobs that another transaction is just changing.
+    """
     late = or_(jobs.c.rung_at.is_(None), jobs.c.rung_at <= from_now(-timeout_seconds))
-    return list(
+    job_ids = list(
         connection.execute(
             select(jobs.c.id)
-            .where(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_not(None), late)
+            .where(_DISPATCHED, late)
             .order_by(jobs.c.dispatched_at, jobs.c.id)
             .limit(max(0, limit))
+            .with_for_update(skip_locked=True)
         ).scalars()
     )
-
-
-def mark_rung(connection: Connection, job_ids: Iterable[str]) -> None:
-    """Their bells are about to ring again."""
-    connection.execute(
-        update(jobs).where(jobs.c.id.in_(list(job_ids)), jobs.c.state == State.QUEUED).values(rung_at=now())
-    )
+    if job_ids:
+        connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(rung_at=now()))
+    return job_ids
 
 
 def unring(connection: Connection, job_ids: Iterable[str]) -> None:
     """The broker did not take their bells; they are overdue at once."""
-    connection.execute(
-        update(jobs).where(jobs.c.id.in_(list(job_ids)), jobs.c.state == State.QUEUED).values(rung_at=None)
-    )
+    for job_id in sorted(job_ids):
+        connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.state == State.QUEUED).values(rung_at=None))
 
 
 def _heads(connection: Connection, heads: int) -> dict[str, list[Waiting]]:
     place = func.row_number().over(
         partition_by=jobs.c.tenant_id, order_by=(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
     )
-    ranked = select(jobs.c.id, jobs.c.tenant_id, jobs.c.cost_estimate_seconds, place.label("place")).where(_WAITING)
-    queue = ranked.subquery()
+    columns = (jobs.c.id, jobs.c.tenant_id, jobs.c.cost_estimate_seconds, place.label("place"))
+    queue = select(*columns).where(_WAITING).subquery()
     rows = connection.execute(select(queue).where(queue.c.place <= heads).order_by(queue.c.tenant_id, queue.c.place))
     waiting: dict[str, list[Waiting]] = {}
     for row in rows:
-        waiting.setdefault(row.tenant_id, []).append(Waiting(row.id, row.cost_estimate_seconds))
+        waiting.setdefault(row.tenant_id, []).append(Waiting(row.id, float(row.cost_estimate_seconds)))
     return waiting
-
-
-def _in_flight(connection: Connection) -> dict[str, int]:
-    rows = connection.execute(select(jobs.c.tenant_id, func.count()).where(_IN_FLIGHT).group_by(jobs.c.tenant_id))
-    return {tenant_id: count for tenant_id, count in rows}

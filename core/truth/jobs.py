@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Connection, func, select
 
 from core.errors import NotFound
 from core.jobs.states import Reason, State
-from core.truth.dispatch import Backlog, charge, dispatchable, mark_dispatched, mark_rung, overdue, unring
+from core.truth.dispatch import InFlight, charge, dispatchable, in_flight, mark_dispatched, ring_overdue, unring
 from core.truth.leases import advance, claim, finish, give_up, publish, reap, release, renew
 from core.truth.memories import older_than
 from core.truth.records import Job, JobEvent
@@ -14,7 +16,7 @@ from core.truth.tables import job_events, jobs
 from core.truth.transitions import cancel, job_of, lock_job
 
 __all__ = [
-    "Backlog",
+    "InFlight",
     "advance",
     "charge",
     "claim",
@@ -23,17 +25,18 @@ __all__ = [
     "finish",
     "get_job",
     "give_up",
+    "in_flight",
     "list_events",
     "list_jobs",
     "mark_dispatched",
-    "mark_rung",
-    "overdue",
+    "newest_jobs",
     "pending_device_seconds",
     "publish",
     "reap",
     "release",
     "renew",
     "request_cancel",
+    "ring_overdue",
     "unring",
 ]
 
@@ -65,6 +68,16 @@ def list_jobs(
         query = query.where(older_than(connection, jobs, tenant_id, after))
     rows = connection.execute(query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit))
     return [job_of(row) for row in rows]
+
+
+def newest_jobs(connection: Connection, memory_ids: Iterable[str]) -> dict[str, str]:
+    """The id of the newest job of each memory, by the memory's id."""
+    rows = connection.execute(
+        select(jobs.c.memory_id, jobs.c.id)
+        .where(jobs.c.memory_id.in_(sorted(set(memory_ids))))
+        .order_by(jobs.c.created_at, jobs.c.id)
+    )
+    return {memory_id: job_id for memory_id, job_id in rows}
 
 
 def list_events(

@@ -27,6 +27,7 @@ from core.jobs.states import (
     transition,
 )
 from core.truth.clock import from_now, now
+from core.truth.database import exclusive
 from core.truth.records import Claim, Job, Memory, Publication, Renewal
 from core.truth.tables import jobs, memories
 from core.truth.transitions import apply, bump_bank, job_of, lock_job, state_of
@@ -154,7 +155,7 @@ def release(connection: Connection, claim: Claim) -> Job:
 def give_up(
     connection: Connection, claim: Claim, max_attempts: int, error_code: str | None, error_message: str | None
 ) -> Job:
-    """This attempt failed, another may not: the job waits again, or fails as `poison` at the cap. Raises `LeaseLost`."""
+    """The attempt failed, another may not: the job waits again, at the cap it fails as `poison`. Raises `LeaseLost`."""
     message = error_message or "The attempt failed."
     return _lost_attempt(connection, claim.job.id, max_attempts, (_held(claim),), message, error_code, error_message)
 
@@ -162,9 +163,10 @@ def give_up(
 def reap(connection: Connection, max_attempts: int, limit: int = 100) -> list[Job]:
     """Takes back jobs whose lease ran out: they wait again, are cancelled if that was asked for, or fail as `poison`.
 
-    Skips what another transaction is just working on, so that it waits for nobody.
+    One reaper at a time, and it skips what another transaction is just working on, so that it blocks no worker.
     """
     expired = and_(jobs.c.state == State.RUNNING, jobs.c.lease_until <= now())
+    exclusive(connection, "reap")
     ids = connection.execute(select(jobs.c.id).where(expired).order_by(jobs.c.lease_until).limit(limit)).scalars().all()
     reaped = []
     for job_id in ids:

@@ -1,7 +1,7 @@
 """The tables of the truth. `migrations/` creates them; a test holds the two equal.
 
-Locks are always taken in the order memory, job, fair share, tenant, so that no two transactions wait for each other; and
-a job's row is locked before an event of it is written, so that the ids of one job's events grow in the order of commit.
+Locks are always taken in the order memory, job, fair share, tenant, so that no two transactions wait for each other. A
+job's row is locked before an event of it is written, so that the ids of one job's events grow in the order of commit.
 """
 
 from __future__ import annotations

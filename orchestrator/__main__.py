@@ -1,0 +1,69 @@
+"""`python -m orchestrator`: dispatcher, reaper, garbage collector and telemetry until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from threading import Event
+
+from prometheus_client import CollectorRegistry
+
+from core.logs import configure_logs, get_logger
+from core.metrics import OrchestratorMetrics, serve_metrics
+from core.settings import Settings
+from core.storage.opening import open_store
+from core.truth.database import Database
+from orchestrator.celery_app import CeleryDoorbells, create_app
+from orchestrator.dispatcher import Dispatcher
+from orchestrator.garbage import GarbageCollector
+from orchestrator.periodic import Periodic
+from orchestrator.reaper import Reaper
+from orchestrator.telemetry import Telemetry
+
+_TELEMETRY_SECONDS = 2.0
+_GOODBYE_SECONDS = 10.0
+
+
+def run(settings: Settings, stop: Event) -> int:
+    """Works until `stop` is set; returns the process's exit code."""
+    log = get_logger("orchestrator")
+    registry = CollectorRegistry()
+    metrics = OrchestratorMetrics(registry)
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    doorbells = CeleryDoorbells(create_app(settings))
+    garbage = GarbageCollector(database, open_store(settings), settings.jobs, metrics)
+    pace = settings.jobs
+    duties = [
+        Periodic(
+            "dispatch", pace.dispatch_interval_seconds, Dispatcher(database, doorbells, pace, metrics).run_once, stop
+        ),
+        Periodic("reap", pace.reap_interval_seconds, Reaper(database, pace, metrics).run_once, stop),
+        Periodic("purge", pace.reap_interval_seconds, garbage.purge_deleted, stop),
+        Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
+        Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),
+    ]
+    server = serve_metrics(settings.orchestrator.metrics_port, settings.orchestrator.host, registry)
+    for duty in duties:
+        duty.start()
+    log.info("orchestrator is up", metrics_port=server.port)
+    stop.wait()
+    done = all([duty.join(_GOODBYE_SECONDS) for duty in duties])
+    server.close()
+    doorbells.close()
+    database.dispose()
+    log.info("orchestrator is down", clean=done)
+    return 0 if done else 1
+
+
+def main() -> int:
+    settings = Settings()
+    configure_logs("orchestrator", settings)
+    stop = Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda number, frame: stop.set())
+    return run(settings, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

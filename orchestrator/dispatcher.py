@@ -1,0 +1,103 @@
+"""Dispatch: moves jobs from the backlog to the queue of doorbells, fairly, and only as fast as workers get free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from core.errors import Unavailable
+from core.jobs import fairness
+from core.logs import get_logger
+from core.metrics import OrchestratorMetrics
+from core.settings import JobSettings
+from core.truth import jobs, workers
+from core.truth.database import Database, exclusive
+from core.truth.records import WorkerRecord
+from orchestrator.celery_app import Doorbells
+
+QUANTUM_SECONDS = 30.0
+"""Device-seconds that a tenant of weight 1 is granted per round."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """What one pass decided: jobs dispatched for the first time in this wait, and doorbells rung once more."""
+
+    dispatched: tuple[str, ...]
+    again: tuple[str, ...]
+
+
+class Dispatcher:
+    """Any number may run: a pass holds the dispatcher's lock, and everything it knows is in the database."""
+
+    def __init__(
+        self, database: Database, doorbells: Doorbells, settings: JobSettings, metrics: OrchestratorMetrics
+    ) -> None:
+        self._database = database
+        self._doorbells = doorbells
+        self._settings = settings
+        self._metrics = metrics
+
+    def run_once(self) -> Rung:
+        """Decides and records in one transaction, then rings: a crash between the two is only a late doorbell."""
+        with self._database.begin() as connection:
+            exclusive(connection, "dispatch")
+            rung, waits = self._decide(connection)
+        for wait in waits:
+            self._metrics.queue_wait_seconds.observe(wait)
+        self._ring((*rung.again, *rung.dispatched))
+        return rung
+
+    def _decide(self, connection: Connection) -> tuple[Rung, list[float]]:
+        capacity = capacity_of(workers.alive(connection, "distillation"))
+        flight = jobs.in_flight(connection)
+        again = jobs.ring_overdue(
+            connection,
+            timeout_seconds=self._settings.doorbell_timeout_seconds,
+            limit=capacity - flight.running,  # a doorbell is only late if somebody was free to answer it
+        )
+        free = capacity + self._settings.dispatch_buffer - flight.running - flight.unanswered
+        if free <= 0:
+            return Rung((), tuple(again)), []
+        dispatched, waits = self._dispatch(connection, flight, free)
+        return Rung(tuple(dispatched), tuple(again)), waits
+
+    def _dispatch(self, connection: Connection, flight: jobs.InFlight, free: int) -> tuple[list[str], list[float]]:
+        contenders = jobs.dispatchable(
+            connection, flight, in_flight_per_tenant=self._settings.in_flight_per_tenant, heads=free
+        )
+        selection = fairness.select(contenders, free, QUANTUM_SECONDS)
+        owners = {job.job_id: tenant.tenant_id for tenant in contenders for job in tenant.waiting}
+        deficits = dict(selection.deficits)
+        dispatched, waits = [], []
+        for job in selection.picked:
+            wait = jobs.mark_dispatched(connection, job.job_id)
+            if wait is None:  # cancelled or claimed this very moment: not to be paid for
+                deficits[owners[job.job_id]] += job.cost
+                continue
+            dispatched.append(job.job_id)
+            waits.append(wait)
+        jobs.charge(connection, deficits, selection.turns)
+        return dispatched, waits
+
+    def _ring(self, job_ids: Sequence[str]) -> None:
+        """Stops at the first that the broker does not take; the rest are rung at the next pass."""
+        for place, job_id in enumerate(job_ids):
+            try:
+                self._doorbells.ring(job_id)
+            except Unavailable as problem:
+                _log.warning("broker did not take a doorbell", job_id=job_id, error=problem.message)
+                with self._database.begin() as connection:
+                    jobs.unring(connection, job_ids[place:])
+                return
+            self._metrics.doorbells.inc()
+            _log.info("doorbell rung", job_id=job_id)
+
+
+def capacity_of(alive: Sequence[WorkerRecord]) -> int:
+    """Jobs that these workers can run at once; a worker that does not say runs one."""
+    return sum(int(worker.info.get("capacity", 1)) for worker in alive)

@@ -1,0 +1,93 @@
+"""Garbage: objects that no row of the truth names, and the objects of deleted memories.
+
+A row names its context, the attempt folder of its manifest, and, while a job of it is open, everything below the
+memory: the next claim may adopt what an earlier one uploaded. What is younger than a margin stays, and rows are asked
+again right before the deletion. Keys that LatentBank did not make are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from itertools import islice
+
+from core.logs import get_logger
+from core.metrics import OrchestratorMetrics
+from core.settings import JobSettings
+from core.storage.keys import ROOT, memory_prefix, owner_of
+from core.storage.object_store import ObjectInfo, ObjectStore
+from core.truth import memories
+from core.truth.database import Database
+from core.truth.records import Memory
+
+_BATCH = 500
+
+_log = get_logger(__name__)
+
+
+class GarbageCollector:
+    """Any number may run: deleting twice is deleting once."""
+
+    def __init__(
+        self, database: Database, store: ObjectStore, settings: JobSettings, metrics: OrchestratorMetrics
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._margin = timedelta(seconds=settings.garbage_margin_seconds)
+        self._metrics = metrics
+
+    def purge_deleted(self) -> list[str]:
+        """Removes all objects of deleted memories that no open job writes for; returns the memories now purged."""
+        with self._database.read() as connection:
+            deleted = memories.deleted_unpurged(connection, _BATCH)
+        for memory in deleted:
+            for found in self._store.list(memory_prefix(memory.tenant_id, memory.id)):
+                self._store.delete(found.key)
+            with self._database.begin() as connection:
+                memories.mark_purged(connection, memory.id)
+            _log.info("memory purged", memory_id=memory.id, tenant_id=memory.tenant_id)
+        return [memory.id for memory in deleted]
+
+    def collect(self) -> int:
+        """Removes what no row names and is older than the margin, by the clocks of the store and the database."""
+        with self._database.read() as connection:
+            oldest_kept = self._database.now(connection) - self._margin
+        old = (found for found in self._store.list(ROOT) if found.modified < oldest_kept)
+        removed = 0
+        for batch in _batches(old, _BATCH):
+            for found in self._unnamed(self._unnamed(batch)):
+                self._store.delete(found.key)
+                removed += 1
+        if removed:
+            self._metrics.garbage_removed.inc(removed)
+            _log.info("garbage removed", objects=removed)
+        return removed
+
+    def _unnamed(self, found: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+        ours = [(info, owner) for info in found if (owner := owner_of(info.key)) is not None]
+        if not ours:
+            return []
+        with self._database.read() as connection:
+            rows = memories.by_ids(connection, (owner.memory_id for _, owner in ours))
+        return [info for info, owner in ours if not is_named(info.key, owner.tenant_id, owner.memory_id, rows)]
+
+
+def is_named(key: str, tenant_id: str, memory_id: str, rows: Mapping[str, tuple[Memory, bool]]) -> bool:
+    """Whether a row names the object. `rows`: the known memories, each with whether a job of it is open."""
+    if memory_id not in rows:
+        return False
+    memory, has_open_job = rows[memory_id]
+    if memory.tenant_id != tenant_id:
+        return False
+    if has_open_job:
+        return True
+    if memory.status == "deleted":
+        return False
+    if key == memory.context_key:
+        return True
+    return memory.manifest_key is not None and key.rsplit("/", 1)[0] == memory.manifest_key.rsplit("/", 1)[0]
+
+
+def _batches(found: Iterator[ObjectInfo], size: int) -> Iterator[list[ObjectInfo]]:
+    while batch := list(islice(found, size)):
+        yield batch
