@@ -1,0 +1,102 @@
+"""A whole service on the tiny Llama, with all its tiers, without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from core.adapters.packed import PackedAdapters
+from core.base_model.loading import LoadedBase
+from core.engine.prefix_cache import PrefixCache
+from core.metrics import InferenceMetrics
+from core.settings import ServingSettings
+from core.storage.memory import MemoryStore
+from core.storage.node_cache import NodeCache
+from core.truth.database import Database
+from tests.fixtures.published import TARGETS, Publisher, WordEncoder
+from workers.inference.bank import Banks
+from workers.inference.question import Delta, Finished, Question, Scope, Started
+from workers.inference.residency import Residency
+from workers.inference.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answer, read to its end."""
+
+    text: str
+    started: Started
+    finished: Finished
+
+    @property
+    def served_by(self) -> str | None:
+        served = self.started.decision.served
+        return served.memory_id if served else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stand:
+    """The parts of a worker under test."""
+
+    service: Service
+    publisher: Publisher
+    registry: CollectorRegistry
+    base: LoadedBase
+    packed: PackedAdapters
+    residency: Residency
+    banks: Banks
+    node_cache: NodeCache
+    prefix_cache: PrefixCache
+
+    def question(self, tenant_id: str, text: str, *, model: str | None = None, **scope: object) -> Question:
+        asked = ({"role": "user", "content": text},)
+        return Question(tenant_id, model or self.base.description.name, asked, Scope(**scope), max_tokens=24)  # type: ignore[arg-type]
+
+    def ask(self, question: Question) -> Answered:
+        started, finished, texts = None, None, []
+        for event in self.service.answer(self.service.admit(question)):
+            match event:
+                case Started():
+                    started = event
+                case Delta(text):
+                    texts.append(text)
+                case Finished():
+                    finished = event
+        assert started is not None
+        assert finished is not None
+        return Answered("".join(texts), started, finished)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'truth.db'}")
+    database.migrate()
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def stand(loaded_tiny: LoadedBase, database: Database, tmp_path: Path) -> Stand:
+    """A worker with two slots beside the base's, so that three memories already push each other out."""
+    registry = CollectorRegistry()
+    metrics = InferenceMetrics(registry)
+    store = MemoryStore()
+    encoder = WordEncoder()
+    packed = PackedAdapters(loaded_tiny.model, TARGETS, slots=3, rank=8)
+    node_cache = NodeCache(tmp_path / "node-cache", 10**8, store)
+    residency = Residency(
+        packed, node_cache, base_digest=loaded_tiny.description.digest, ram_adapters=2, metrics=metrics
+    )
+    banks = Banks(database, store, residency, encoder=encoder.reference)
+    prefix_cache = PrefixCache(loaded_tiny.description.digest, 64, 8)
+    settings = ServingSettings(slots=3, max_rank=8, top_k=2, draft_tokens=4, max_new_tokens=64)
+    service = Service(loaded_tiny, packed, banks, residency, encoder, prefix_cache, settings, metrics)
+    publisher = Publisher(database, store, loaded_tiny.description, encoder)
+    return Stand(service, publisher, registry, loaded_tiny, packed, residency, banks, node_cache, prefix_cache)

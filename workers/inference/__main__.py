@@ -1,0 +1,68 @@
+"""`python -m workers.inference`: one inference worker."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import uvicorn
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from core.errors import LatentBankError, SetupError
+from core.logs import configure_logs, get_logger
+from core.metrics import InferenceMetrics
+from core.settings import Settings
+from core.truth.database import Database
+from workers.inference.life import Life
+from workers.inference.server import Worker, create_app
+
+GRACE_SECONDS = 20
+
+
+def main() -> int:
+    """Runs until SIGTERM or SIGINT; 1 where the worker could not come up."""
+    settings = Settings()
+    configure_logs("inference", settings)
+    try:
+        return serve(settings)
+    except LatentBankError as problem:
+        get_logger(__name__).error("the worker can't start", why=problem.message)
+        return 1
+
+
+def serve(settings: Settings) -> int:
+    if settings.internal_token is None:
+        raise SetupError("LATENTBANK_INTERNAL_TOKEN is not set; without it anyone here could speak for any tenant.")
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    metrics = InferenceMetrics(registry)
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    worker = Worker(registry, settings.internal_token)
+    failed: list[bool] = []
+
+    def fail() -> None:
+        failed.append(True)
+        server.should_exit = True
+
+    life = Life(worker, settings, database, metrics, fail)
+    config = uvicorn.Config(
+        create_app(worker, life.around),
+        host=settings.serving.host,
+        port=settings.serving.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    # uvicorn raises the signal again after it has shut down in order; that shall not kill the process.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run()
+    database.dispose()
+    return 1 if failed or not server.started else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Puts a worker together from its settings."""
+
+from __future__ import annotations
+
+import torch
+
+from core.adapters.packed import PackedAdapters
+from core.base_model.loading import load_base
+from core.base_model.prepare import ensure_prepared
+from core.engine.prefix_cache import PrefixCache
+from core.metrics import InferenceMetrics
+from core.retrieval.encoder import Encoder
+from core.settings import Settings
+from core.storage.node_cache import NodeCache
+from core.storage.opening import open_store
+from core.truth.database import Database
+from workers.inference.bank import Banks
+from workers.inference.residency import Residency
+from workers.inference.service import Service
+
+
+def open_service(settings: Settings, database: Database, metrics: InferenceMetrics) -> Service:
+    """Loads base and encoder, and opens every tier; takes seconds. Raises `SetupError` where something is missing."""
+    serving = settings.serving
+    if serving.threads:
+        torch.set_num_threads(serving.threads)
+    base = load_base(ensure_prepared(settings.base_model, settings.base_dir))
+    packed = PackedAdapters(base.model, settings.recipe.targets, serving.slots, serving.max_rank)
+    encoder = Encoder(settings.encoder)
+    store = open_store(settings)
+    residency = Residency(
+        packed,
+        NodeCache(settings.resolved_node_cache_dir, serving.node_cache_bytes, store),
+        base_digest=base.description.digest,
+        ram_adapters=serving.ram_adapters,
+        metrics=metrics,
+    )
+    banks = Banks(database, store, residency, encoder=encoder.reference)
+    prefix_cache = PrefixCache(base.description.digest, serving.prefix_cache_blocks, serving.block_tokens)
+    return Service(base, packed, banks, residency, encoder, prefix_cache, serving, metrics)

@@ -1,0 +1,192 @@
+"""A tenant's bank as this worker serves it: truth → manifests → node cache → index and gates.
+
+The truth is asked before every question; a bank is made anew when its revision has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.adapters.files import GATE_FILE
+from core.errors import AdapterInvalid, Conflict, LatentBankError, NotFound, ObjectCorrupt
+from core.gate.decision import GateModel
+from core.logs import get_logger
+from core.retrieval.index import BankIndex, MemoryIndex, load_index
+from core.storage.manifest import Manifest
+from core.storage.object_store import ObjectStore
+from core.storage.publication import read_manifest
+from core.truth import memories
+from core.truth.database import Database
+from core.truth.records import BankEntry
+from workers.inference.residency import Residency
+
+RETRY_SECONDS = 5.0
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """One memory that may serve."""
+
+    entry: BankEntry
+    manifest: Manifest
+    index: MemoryIndex
+    gate: GateModel
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.adapter_digest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bank:
+    """All memories of one tenant at one revision. `refused` are those that can't serve here, and why."""
+
+    tenant_id: str
+    revision: int
+    members: Mapping[str, Member]
+    refused: Mapping[str, LatentBankError]
+    index: BankIndex
+    retry_at: float
+
+    def in_collection(self, collection: str) -> frozenset[str]:
+        return frozenset(id_ for id_, member in self.members.items() if member.entry.collection == collection)
+
+    def digests(self) -> frozenset[str]:
+        return frozenset(member.digest for member in self.members.values())
+
+
+class Banks:
+    """The banks of the tenants that asked last. Thread-safe."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        residency: Residency,
+        *,
+        encoder: str,
+        most: int = 256,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._residency = residency
+        self._encoder = encoder
+        self._most = most
+        self._clock = clock
+        self._banks: OrderedDict[str, Bank] = OrderedDict()
+        self._refreshing: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def current(self, tenant_id: str) -> Bank:
+        """The bank at the truth's present revision. Raises `NotFound` for a tenant that is not there."""
+        known = self._known(tenant_id)
+        if known is not None and not self._stale(known, self._revision(tenant_id)):
+            return known
+        with self._lock:
+            gate = self._refreshing.setdefault(tenant_id, threading.Lock())
+        with gate:
+            return self._refreshed(tenant_id)
+
+    def refresh_known(self) -> None:
+        """Follows the truth for every bank held here, so that what is deleted goes even where nobody asks."""
+        with self._lock:
+            tenants = list(self._banks)
+        for tenant_id in tenants:
+            try:
+                self.current(tenant_id)
+            except NotFound:
+                self._drop(tenant_id)
+
+    def require(self, bank: Bank, ids: Iterable[str]) -> None:
+        """Each of `ids` can serve for this tenant now, or the reason is raised.
+
+        `NotFound` also for what is another tenant's or deleted, `Conflict` for what is not ready, `WrongBase`,
+        `ObjectCorrupt` and others for what this worker refuses.
+        """
+        for memory_id in ids:
+            if memory_id in bank.members:
+                continue
+            if memory_id in bank.refused:
+                raise bank.refused[memory_id]
+            with self._database.read() as connection:
+                memory = memories.get_memory(connection, bank.tenant_id, memory_id)
+            if memory.status == "deleted":
+                raise NotFound(f"The memory '{memory_id}' is deleted.", param="memory")
+            raise Conflict(f"The memory '{memory_id}' can't answer: it is {memory.status}.", param="memory")
+
+    def _known(self, tenant_id: str) -> Bank | None:
+        with self._lock:
+            if tenant_id in self._banks:
+                self._banks.move_to_end(tenant_id)
+            return self._banks.get(tenant_id)
+
+    def _revision(self, tenant_id: str) -> int:
+        with self._database.read() as connection:
+            return memories.bank_revision(connection, tenant_id)
+
+    def _stale(self, bank: Bank, revision: int) -> bool:
+        return bank.revision != revision or (bool(bank.refused) and self._clock() >= bank.retry_at)
+
+    def _refreshed(self, tenant_id: str) -> Bank:
+        before = self._known(tenant_id)
+        with self._database.read() as connection:
+            revision, entries = memories.bank(connection, tenant_id)
+        if before is not None and not self._stale(before, revision):
+            return before
+        bank = self._make(tenant_id, revision, entries, before)
+        with self._lock:
+            self._banks[tenant_id] = bank
+            while len(self._banks) > self._most:
+                self._refreshing.pop(self._banks.popitem(last=False)[0], None)
+        for digest in (before.digests() if before else frozenset()) - bank.digests():
+            self._residency.forget(digest)
+        log.info("bank refreshed", tenant_id=tenant_id, revision=revision, memories=len(bank.members))
+        return bank
+
+    def _make(self, tenant_id: str, revision: int, entries: Collection[BankEntry], before: Bank | None) -> Bank:
+        known = before.members if before else {}
+        members: dict[str, Member] = {}
+        refused: dict[str, LatentBankError] = {}
+        for entry in entries:
+            old = known.get(entry.memory_id)
+            try:
+                members[entry.memory_id] = old if old and old.entry == entry else self._member(tenant_id, entry)
+            except LatentBankError as problem:
+                log.warning("memory refused", memory_id=entry.memory_id, code=problem.code, why=str(problem))
+                refused[entry.memory_id] = problem
+        index = BankIndex([member.index for member in members.values()])
+        return Bank(tenant_id, revision, members, refused, index, self._clock() + RETRY_SECONDS)
+
+    def _member(self, tenant_id: str, entry: BankEntry) -> Member:
+        manifest = read_manifest(self._store, entry.manifest_key)
+        named = (manifest.tenant_id, manifest.memory_id, manifest.adapter_digest, manifest.base_digest)
+        if named != (tenant_id, entry.memory_id, entry.adapter_digest, entry.base_digest):
+            raise ObjectCorrupt(f"The manifest under {entry.manifest_key} is not the one of {entry.memory_id}.")
+        with self._residency.reading(manifest) as directory:
+            index = load_index(directory, encoder=self._encoder)
+            if index.memory_id != entry.memory_id:
+                raise AdapterInvalid(f"The index of {entry.memory_id} is of another memory.")
+            gate = _read_gate(directory / GATE_FILE)
+        return Member(entry, manifest, index, gate)
+
+    def _drop(self, tenant_id: str) -> None:
+        with self._lock:
+            bank = self._banks.pop(tenant_id, None)
+        for digest in bank.digests() if bank else ():
+            self._residency.forget(digest)
+
+
+def _read_gate(path: Path) -> GateModel:
+    try:
+        return GateModel.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise AdapterInvalid(f"The gate can't be used: {problem!r:.200}") from problem

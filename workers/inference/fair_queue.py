@@ -1,0 +1,31 @@
+"""Who is next: tenants in turn, each tenant's requests in order of arrival. Pure; its owner locks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class FairQueue(Generic[Item]):
+    """A tenant that asks a hundred questions at once delays another's one by one question, not by a hundred."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[Item]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(items) for items in self._waiting.values())
+
+    def put(self, tenant_id: str, item: Item) -> None:
+        self._waiting.setdefault(tenant_id, deque()).append(item)
+
+    def take(self) -> Item | None:
+        """The next item, or `None`; its tenant goes to the end of the turn."""
+        if not self._waiting:
+            return None
+        tenant_id, items = self._waiting.popitem(last=False)
+        item = items.popleft()
+        if items:
+            self._waiting[tenant_id] = items
+        return item

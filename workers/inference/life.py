@@ -1,0 +1,105 @@
+"""A worker's life: load, announce, follow the truth, say goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.errors import LatentBankError
+from core.ids import new_id
+from core.logs import get_logger
+from core.metrics import InferenceMetrics
+from core.settings import Settings
+from core.truth import workers
+from core.truth.database import Database
+from workers.inference.assembly import open_service
+from workers.inference.scheduler import Engine
+from workers.inference.server import Worker
+
+log = get_logger(__name__)
+
+
+class Life:
+    """`around` is the server's lifespan. `fail` is called where the worker can't come up, so that the server ends."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        settings: Settings,
+        database: Database,
+        metrics: InferenceMetrics,
+        fail: Callable[[], None],
+    ) -> None:
+        self._worker = worker
+        self._settings = settings
+        self._database = database
+        self._metrics = metrics
+        self._fail = fail
+        self.id = new_id("worker")
+
+    @asynccontextmanager
+    async def around(self, _: FastAPI) -> AsyncIterator[None]:
+        """The base loads beside the server, which already answers `/health`."""
+        living = asyncio.create_task(self._live())
+        try:
+            yield
+        finally:
+            living.cancel()
+            with suppress(asyncio.CancelledError):
+                await living
+            await asyncio.to_thread(self._leave)
+
+    async def _live(self) -> None:
+        try:
+            await asyncio.to_thread(self._load)
+        except Exception:
+            # The process's boundary: whatever it was, there is no worker without it.
+            log.exception("the worker can't come up")
+            self._fail()
+            return
+        while True:
+            await asyncio.to_thread(self._beat)
+            await asyncio.sleep(self._settings.worker_ttl_seconds / 3)
+
+    def _load(self) -> None:
+        service = open_service(self._settings, self._database, self._metrics)
+        engine = Engine(self._metrics)
+        engine.start()
+        self._worker.engine, self._worker.service = engine, service
+        log.info("ready", model=service.base.description.name, digest=service.base.description.digest)
+
+    def _beat(self) -> None:
+        """Announces the worker while it works, and follows the truth of the banks it holds."""
+        service, engine = self._worker.service, self._worker.engine
+        if service is None or engine is None or not engine.alive:
+            return
+        try:
+            with self._database.begin() as connection:
+                ttl = self._settings.worker_ttl_seconds
+                workers.announce(connection, self.id, "inference", self._url(), self._info(), ttl)
+            service.banks.refresh_known()
+        except (SQLAlchemyError, LatentBankError) as problem:
+            log.warning("a heartbeat failed; the next may not", problem=repr(problem))
+
+    def _leave(self) -> None:
+        if self._worker.engine is not None:
+            self._worker.engine.stop()
+        try:
+            with self._database.begin() as connection:
+                workers.withdraw(connection, self.id)
+        except SQLAlchemyError as problem:
+            log.warning("could not say goodbye; the announcement runs out", problem=repr(problem))
+
+    def _url(self) -> str:
+        serving = self._settings.serving
+        return serving.advertise_url or f"http://{serving.host}:{serving.port}"
+
+    def _info(self) -> dict[str, Any]:
+        assert self._worker.service is not None
+        base = self._worker.service.base.description
+        return {"base_digest": base.digest, "name": base.name}
