@@ -1,0 +1,45 @@
+"""The command line: `latentbank`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from pydantic import ValidationError
+
+from core.cli import ask, demo, doctor, jobs, memories, remember, tenants, up
+from core.cli.output import console
+from core.errors import LatentBankError
+
+app = typer.Typer(
+    name="latentbank",
+    help="A long-term memory for language models that lives in weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(up.up)
+app.command()(demo.demo)
+app.command()(remember.remember)
+app.command()(ask.ask)
+app.command()(memories.memories)
+app.command()(memories.forget)
+app.command()(jobs.jobs)
+app.add_typer(tenants.app, name="tenants")
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Runs one command; an error of ours is one message on stderr and exit code 1, never a traceback."""
+    try:
+        app()
+    except LatentBankError as problem:
+        console(stderr=True).print(f"latentbank: {problem.message}", markup=False)
+        sys.exit(1)
+    except ValidationError as wrong:
+        console(stderr=True).print(f"latentbank: the settings are wrong: {wrong}", markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
