@@ -58,10 +58,13 @@ class JobSettings(BaseModel):
 class DistillationSettings(BaseModel):
     """The distillation worker and its DeepSpeed process group."""
 
+    host: str = "127.0.0.1"
+    """Where the metrics' port listens."""
     ranks: int = 1
     deepspeed_config: Path | None = None
     """A DeepSpeed configuration; empty: `infra/deepspeed/cpu.json`, or `one-gpu.json` where there is CUDA."""
     start_timeout_seconds: float = 600.0
+    """How long a group may be silent, while it starts and between two lines of progress, before it counts as lost."""
     cancel_grace_seconds: float = 5.0
     threads: int = 0
     """Torch threads per rank; 0: the machine's cores divided by the ranks."""

@@ -1,0 +1,69 @@
+"""Progress lines become events: forward only, and rate-limited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.jobs.states import Phase
+from workers.distillation.reports import RUN_SHARE, Reports
+from workers.distillation.runs import Progress, ProgressReader, read_result
+
+
+class Events:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.passed_on: list[tuple[str, float, str]] = []
+        self.reports = Reports(self.advance, every_seconds=2.0, clock=lambda: self.now)
+
+    def advance(self, phase: Phase, progress: float, message: str, data: dict[str, Any]) -> None:
+        self.passed_on.append((phase.value, progress, message))
+
+
+def test_a_new_phase_is_passed_on_at_once_and_the_rest_is_rate_limited() -> None:
+    events = Events()
+    for phase, message in (("self_study", "a"), ("self_study", "b"), ("training", "c"), ("training", "d")):
+        events.reports(Progress(phase, 0.5, message))
+    events.now = 2.0
+    events.reports(Progress("training", 1.0, "e"))
+    assert events.passed_on == [
+        ("self_study", 0.5 * RUN_SHARE, "a"),
+        ("training", 0.5 * RUN_SHARE, "c"),
+        ("training", RUN_SHARE, "e"),
+    ]
+
+
+@pytest.mark.parametrize("phase", ["self_study", "exporting", "publishing"])
+def test_a_phase_that_was_left_or_is_none_of_a_run_counts_as_the_present_one(phase: str) -> None:
+    events = Events()
+    events.reports(Progress("calibrating", 0.5, "a"))
+    events.now = 5.0
+    events.reports(Progress(phase, 0.6, "b"))
+    assert [passed_on[0] for passed_on in events.passed_on] == ["calibrating", "calibrating"]
+
+
+def test_a_line_counts_once_it_is_whole_and_a_broken_one_never(tmp_path: Path) -> None:
+    reader, path = ProgressReader(tmp_path), tmp_path / "progress.jsonl"
+    assert list(reader.read()) == []
+    line = json.dumps({"phase": "training", "progress": 7, "message": "m"})
+    path.write_text(f"not json\n{line[:10]}")
+    assert list(reader.read()) == []
+    with path.open("a") as file:
+        file.write(f"{line[10:]}\n")
+    assert list(reader.read()) == [Progress("training", 1.0, "m")]
+    assert list(reader.read()) == []
+
+
+def test_half_a_result_is_none(tmp_path: Path) -> None:
+    text = json.dumps({"ok": True, "memories": [{"memory_id": "mem_a", "directory": "d", "error": None}]})
+    (tmp_path / "result.json").write_text(text[:-3])
+    assert read_result(tmp_path) is None
+    (tmp_path / "result.json").write_text(text)
+    result = read_result(tmp_path)
+    assert result is not None
+    assert result.ok
+    assert result.of("mem_a") is not None
+    assert result.of("mem_b") is None

@@ -1,0 +1,304 @@
+"""One attempt from claim to commit: real truth on SQLite, a store in memory, the fake trainer's real processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy import Connection, update
+from sqlalchemy.exc import OperationalError
+
+from core.base_model.description import BaseDescription
+from core.ids import new_id
+from core.metrics import DistillationMetrics
+from core.settings import JobSettings, Settings
+from core.storage.keys import context_key
+from core.storage.memory import MemoryStore
+from core.storage.publication import read_manifest
+from core.truth import jobs, memories, tenants
+from core.truth.clock import from_now
+from core.truth.database import Database
+from core.truth.records import Claim, Job, JobEvent, Memory, NewMemory, Publication
+from core.truth.tables import jobs as jobs_table
+from tests.fixtures.fake_trainer import fake_command, make_fake_base
+from workers.distillation.exports import Exports
+from workers.distillation.group import TrainerGroup
+from workers.distillation.runs import MemoryResult
+from workers.distillation.task import Distillation, Outcome
+
+
+@dataclass
+class Bench:
+    """A tenant, and a worker that is asked to do its jobs."""
+
+    worker: Distillation
+    tenant_id: str
+    stop: bool = False
+
+    def admit(self, text: str) -> str:
+        """Stores a context and admits it; returns the job's id."""
+        memory_id = new_id("mem")
+        data = json.dumps({"kind": "text", "title": "A title", "text": text}).encode()
+        key = context_key(self.tenant_id, memory_id)
+        self.worker.store.put(key, data)
+        new = NewMemory(
+            id=memory_id,
+            tenant_id=self.tenant_id,
+            collection="default",
+            title="A title",
+            metadata={},
+            kind="text",
+            context_key=key,
+            context_sha256=hashlib.sha256(data).hexdigest(),
+            context_bytes=len(data),
+            context_tokens=1,
+            base_digest=self.worker.base.digest,
+            cost_estimate_seconds=1.0,
+        )
+        with self.worker.database.begin() as connection:
+            return memories.admit(connection, new, backlog_limit=10)[1].id
+
+    def job(self, job_id: str) -> Job:
+        with self.worker.database.read() as connection:
+            return jobs.get_job(connection, self.tenant_id, job_id)
+
+    def memory(self, job_id: str) -> Memory:
+        with self.worker.database.read() as connection:
+            return memories.get_memory(connection, self.tenant_id, self.job(job_id).memory_id)
+
+    def events(self, job_id: str) -> list[JobEvent]:
+        with self.worker.database.read() as connection:
+            return jobs.list_events(connection, self.tenant_id, job_id)
+
+    def before_commit(self, act: Callable[[Connection, Job], object]) -> None:
+        """From now on `act` comes between an upload and its commit."""
+        exports, database = self.worker.exports, self.worker.database
+
+        @dataclass(frozen=True)
+        class Late(Exports):
+            def upload(self, claim: Claim, result: MemoryResult, directory: Path) -> Publication:
+                publication = exports.upload(claim, result, directory)
+                with database.begin() as connection:
+                    act(connection, claim.job)
+                return publication
+
+        self.worker = replace(self.worker, exports=Late(exports.store, exports.base, exports.recipe, exports.encoder))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> BaseDescription:
+    return make_fake_base("fake", tmp_path / "bases")
+
+
+@pytest.fixture
+def pids(tmp_path: Path) -> Path:
+    return tmp_path / "pids"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, base: BaseDescription, pids: Path) -> Iterator[Bench]:
+    settings = Settings(
+        data_dir=tmp_path,
+        base_model="fake",
+        encoder="fake",
+        jobs=JobSettings(lease_seconds=20, heartbeat_seconds=0.1, max_attempts=2),
+        _env_file=None,
+    )
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    with database.begin() as connection:
+        tenant = tenants.create_tenant(connection, "tenant")
+    store = MemoryStore()
+    group = TrainerGroup(
+        lambda inbox: fake_command(inbox, pids, base.path),
+        dict(os.environ),
+        tmp_path / "scratch",
+        silence_seconds=30,
+        cancel_grace_seconds=5,
+        poll_seconds=0.02,
+    )
+    worker = Distillation(
+        settings=settings,
+        worker_id=new_id("worker"),
+        database=database,
+        store=store,
+        group=group,
+        base=base,
+        exports=Exports(store, base, settings.recipe, settings.encoder),
+        metrics=DistillationMetrics(CollectorRegistry()),
+        stopping=lambda: made.stop,
+    )
+    made = Bench(worker, tenant.id)
+    yield made
+    group.kill()
+    database.dispose()
+
+
+def test_a_job_runs_to_its_end_and_its_memory_is_ready(bench: Bench) -> None:
+    job_id = bench.admit("train")
+    assert bench.worker.perform(job_id) is Outcome.SUCCEEDED
+    job, memory = bench.job(job_id), bench.memory(job_id)
+    assert (job.state, job.reason, job.progress, job.attempts) == ("succeeded", "published", 1.0, 1)
+    assert (memory.status, memory.version) == ("ready", 1)
+    assert memory.manifest_key is not None
+    manifest = read_manifest(bench.worker.store, memory.manifest_key)
+    assert (manifest.adapter_digest, manifest.job_id, manifest.epoch) == (memory.adapter_digest, job_id, 1)
+    assert manifest.gate == {"threshold": 0.5}
+    phases = [event.data["phase"] for event in bench.events(job_id) if event.type == "phase"]
+    assert phases == ["self_study", "training", "calibrating", "publishing"]
+
+
+def test_a_doubled_doorbell_runs_once(bench: Bench) -> None:
+    job_id = bench.admit("train")
+    assert bench.worker.perform(job_id) is Outcome.SUCCEEDED
+    assert bench.worker.perform(job_id) is Outcome.UNCLAIMED
+    assert bench.worker.perform(new_id("job")) is Outcome.UNCLAIMED
+    assert bench.job(job_id).epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "reason", "code", "words"),
+    [
+        ("refuse", "failed", "training_failed", "distillation_failed", "This text can't be learnt."),
+        ("nan", "failed", "adapter_invalid", "adapter_invalid", "not finite"),
+    ],
+)
+def test_a_fault_of_the_memory_fails_its_job_with_a_clear_message(
+    bench: Bench, text: str, state: str, reason: str, code: str, words: str
+) -> None:
+    job_id = bench.admit(text)
+    assert bench.worker.perform(job_id) is Outcome.FAILED
+    job = bench.job(job_id)
+    assert (job.state, job.reason, job.error_code) == (state, reason, code)
+    assert words in (job.error_message or "")
+    assert bench.memory(job_id).status == "failed"
+
+
+def test_a_context_that_is_gone_fails_the_job(bench: Bench) -> None:
+    job_id = bench.admit("train")
+    bench.worker.store.delete(bench.memory(job_id).context_key)
+    assert bench.worker.perform(job_id) is Outcome.FAILED
+    assert bench.job(job_id).reason == "context_missing"
+
+
+def test_a_memory_admitted_for_another_base_is_refused(bench: Bench) -> None:
+    job_id = bench.admit("train")
+    bench.worker = replace(bench.worker, base=replace(bench.worker.base, digest="sha256:" + "0" * 64))
+    assert bench.worker.perform(job_id) is Outcome.FAILED
+    assert (bench.job(job_id).state, bench.job(job_id).reason) == ("rejected", "wrong_base")
+
+
+def test_a_lost_group_costs_an_attempt_until_the_job_is_poison(bench: Bench) -> None:
+    job_id = bench.admit("die")
+    assert bench.worker.perform(job_id) is Outcome.GIVEN_UP
+    assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("queued", 1)
+    assert bench.worker.perform(job_id) is Outcome.GIVEN_UP
+    job = bench.job(job_id)
+    assert (job.state, job.reason, job.attempts) == ("failed", "poison", 2)
+    assert "last words" not in (job.error_message or "")
+
+
+def test_a_planned_shutdown_gives_the_job_back_without_counting(bench: Bench, pids: Path) -> None:
+    job_id = bench.admit("hang")
+    stops = iter([False])
+    bench.worker = replace(bench.worker, stopping=lambda: next(stops, pids.exists()))
+    assert bench.worker.perform(job_id) is Outcome.RELEASED
+    assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("queued", 0)
+    assert not bench.worker.group.alive
+
+
+def test_a_worker_that_stops_claims_nothing(bench: Bench) -> None:
+    job_id = bench.admit("train")
+    bench.stop = True
+    assert bench.worker.perform(job_id) is Outcome.UNCLAIMED
+    assert bench.job(job_id).epoch == 0
+
+
+def test_what_an_attempt_uploaded_but_did_not_commit_is_adopted(
+    bench: Bench, pids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = bench.admit("train")
+
+    def crash(*_: object) -> bool:
+        raise RuntimeError("crashed before the commit")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "publish", crash)
+        assert bench.worker.perform(job_id) is Outcome.GIVEN_UP
+    bench.worker.group.kill()
+    pids.unlink()
+    assert bench.worker.perform(job_id) is Outcome.ADOPTED
+    assert not pids.exists(), "nothing was trained again"
+    memory = bench.memory(job_id)
+    assert memory.status == "ready"
+    assert memory.manifest_key is not None
+    assert read_manifest(bench.worker.store, memory.manifest_key).epoch == 1
+    assert bench.job(job_id).epoch == 2
+
+
+def test_a_lost_lease_publishes_nothing(bench: Bench) -> None:
+    def lose(connection: Connection, job: Job) -> None:
+        connection.execute(update(jobs_table).where(jobs_table.c.id == job.id).values(lease_until=from_now(-1.0)))
+
+    job_id = bench.admit("train")
+    bench.before_commit(lose)
+    assert bench.worker.perform(job_id) is Outcome.LEASE_LOST
+    assert bench.job(job_id).state == "running", "the reaper's to take back"
+    assert bench.memory(job_id).version is None
+    assert not bench.worker.group.alive
+
+
+def test_a_cancel_before_the_commit_wins(bench: Bench) -> None:
+    job_id = bench.admit("train")
+    bench.before_commit(lambda connection, job: jobs.request_cancel(connection, job.tenant_id, job.id))
+    assert bench.worker.perform(job_id) is Outcome.CANCELLED
+    assert (bench.job(job_id).state, bench.job(job_id).reason) == ("cancelled", "cancel_requested")
+    assert bench.memory(job_id).version is None
+
+
+def test_a_memory_deleted_before_the_commit_stays_deleted(bench: Bench) -> None:
+    job_id = bench.admit("train")
+    bench.before_commit(lambda connection, job: memories.delete_memory(connection, job.tenant_id, job.memory_id))
+    assert bench.worker.perform(job_id) is Outcome.CANCELLED
+    assert bench.job(job_id).reason == "memory_deleted"
+    assert (bench.memory(job_id).status, bench.memory(job_id).version) == ("deleted", None)
+
+
+def test_a_cancel_while_the_group_works_ends_the_run_and_keeps_the_group_warm(bench: Bench) -> None:
+    job_id = bench.admit("hang")
+
+    def cancelled() -> bool:
+        with bench.worker.database.begin() as connection:
+            if jobs.get_job(connection, bench.tenant_id, job_id).phase is not None:
+                jobs.request_cancel(connection, bench.tenant_id, job_id)
+        return False
+
+    bench.worker = replace(bench.worker, stopping=cancelled)
+    assert bench.worker.perform(job_id) is Outcome.CANCELLED
+    assert bench.job(job_id).state == "cancelled"
+    assert bench.worker.group.alive
+
+
+def test_a_commit_whose_reply_is_lost_still_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = bench.admit("train")
+    begin, lost = bench.worker.database.begin, []
+
+    @contextmanager
+    def losing() -> Iterator[Connection]:
+        with begin() as connection:
+            yield connection
+        if not lost and bench.job(job_id).state == "succeeded":
+            lost.append(True)
+            raise OperationalError("COMMIT", {}, RuntimeError("connection reset"))
+
+    monkeypatch.setattr(bench.worker.database, "begin", losing)
+    assert bench.worker.perform(job_id) is Outcome.SUCCEEDED
+    assert lost
+    assert bench.memory(job_id).status == "ready"

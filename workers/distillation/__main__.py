@@ -1,0 +1,112 @@
+"""`python -m workers.distillation`: the supervisor of one distillation worker.
+
+It prepares the base model (in a child), runs a Celery worker with one pool process (pool.py), announces itself, and
+serves metrics. SIGTERM or Ctrl-C is a planned shutdown: the running job goes back to the queue and its attempt does not
+count. No process but the trainer's ever imports torch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from celery.signals import worker_ready, worker_shutting_down
+
+from core.base_model.description import BaseDescription
+from core.base_model.prepare import ensure_prepared
+from core.errors import LatentBankError
+from core.ids import new_id
+from core.jobs.doorbells import QUEUE
+from core.logs import bind, configure_logs, get_logger
+from core.metrics import enable_multiprocess, multiprocess_registry, serve_metrics
+from core.settings import Settings
+from core.truth.database import Database
+from workers.distillation.announcing import Announcement
+from workers.distillation.celery_app import create_app
+from workers.distillation.launch import trainer_command
+from workers.distillation.pool import Command, PoolProcess
+from workers.distillation.scratch import scratch_directory
+
+_log = get_logger(__name__)
+
+
+def main() -> int:
+    settings = Settings()
+    configure_logs("distillation", settings)
+    try:
+        return supervise(settings)
+    except LatentBankError as problem:
+        _log.error("the distillation worker can't start", problem=problem.message)
+        return 1
+
+
+def supervise(settings: Settings, command: Command = trainer_command) -> int:
+    """Runs until it is told to stop; returns the exit code. `command` starts the trainer's group."""
+    worker_id = new_id("worker")
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    base = ensure_prepared(settings.base_model, settings.base_dir)
+    with bind(worker_id=worker_id), scratch_directory(settings.data_dir / "runs", worker_id) as scratch:
+        try:
+            return _serve(settings, command, worker_id, database, base, scratch)
+        finally:
+            database.dispose()
+
+
+def _serve(
+    settings: Settings, command: Command, worker_id: str, database: Database, base: BaseDescription, scratch: Path
+) -> int:
+    # One byte of memory shared with the pool process; no lock that a killed process could leave held.
+    stopping = multiprocessing.RawValue("b", 0)
+    enable_multiprocess(scratch / "metrics")
+    address = settings.distillation.host
+    metrics = serve_metrics(settings.distillation.metrics_port, address, multiprocess_registry(scratch / "metrics"))
+    process = PoolProcess(settings, worker_id, base, scratch, command, lambda: bool(stopping.value))
+    app = create_app(settings, process)
+    url = f"http://{address}:{metrics.port}"
+    announcement = Announcement(database, worker_id, url, _info(settings, base), settings.worker_ttl_seconds)
+
+    def began(**_: Any) -> None:
+        announcement.begin()
+        _log.info("distillation worker ready", ranks=settings.distillation.ranks, metrics=f"{url}/metrics")
+
+    def told_to_stop(**_: Any) -> None:
+        stopping.value = 1
+        announcement.stop()
+
+    worker_ready.connect(began, weak=False)
+    worker_shutting_down.connect(told_to_stop, weak=False)
+    worker = app.Worker(
+        hostname=f"{worker_id}@{socket.gethostname()}",
+        queues=[QUEUE],
+        concurrency=1,
+        pool="prefork",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+    )
+    try:
+        worker.start()
+    finally:
+        announcement.end()
+        metrics.close()
+    return int(worker.exitcode or 0)
+
+
+def _info(settings: Settings, base: BaseDescription) -> dict[str, Any]:
+    return {
+        "capacity": 1,
+        "base_digest": base.digest,
+        "name": base.name,
+        "ranks": settings.distillation.ranks,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""The trainer's process group: DeepSpeed's launcher and its ranks, in a session of their own, warm between runs.
+
+The group lives under a guard (guard.py) that holds a pipe of ours: closing the pipe, or our death, ends every process
+of the group and removes its directory, the inbox with the texts of contexts among it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from threading import Lock
+
+from core.errors import TrainerLost
+from core.ids import new_id
+from core.logs import get_logger
+from workers.distillation.runs import Progress, ProgressReader, RunRequest, RunResult, ask_to_cancel, place, read_result
+
+_log = get_logger(__name__)
+_TAIL_BYTES = 4000
+_LOG_BYTES = 4 * 1024 * 1024
+_GUARD_SECONDS = 15.0
+
+
+class Interruption(StrEnum):
+    """Why a run has to end early."""
+
+    CANCELLED = "cancelled"
+    LEASE_LOST = "lease_lost"
+    STOPPING = "stopping"
+
+
+class Interrupted(Exception):
+    """The run was ended early, as `why` says."""
+
+    def __init__(self, why: Interruption) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+class TrainerGroup:
+    """Starts the group when a run needs it, hands runs over, and ends it as a whole. `kill` may come from any thread.
+
+    `command(inbox)` is what to start; `silence_seconds` bounds the time without a sign of life during a run, start-up
+    included; `cancel_grace_seconds` is how long a cancelled run may take to stop by itself and so keep the group warm.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[Path], list[str]],
+        environment: dict[str, str],
+        scratch: Path,
+        *,
+        silence_seconds: float,
+        cancel_grace_seconds: float,
+        poll_seconds: float = 0.1,
+    ) -> None:
+        self._command = command
+        self._environment = environment
+        self._scratch = scratch
+        self._silence_seconds = silence_seconds
+        self._cancel_grace_seconds = cancel_grace_seconds
+        self._poll_seconds = poll_seconds
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._directory: Path | None = None
+        self._changing = Lock()
+
+    @property
+    def alive(self) -> bool:
+        guard = self._guard
+        return guard is not None and guard.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the guard, which is also the id of the session and of the process group."""
+        return self._guard.pid if self._guard is not None else None
+
+    def start(self) -> Path:
+        """The living group's inbox; a group is started first where there is none."""
+        with self._changing:
+            if not self.alive or self._directory is None:
+                self._end()
+                self._directory = self._spawn()
+            return self._directory / "inbox"
+
+    @contextlib.contextmanager
+    def run(
+        self,
+        prepare: Callable[[Path], RunRequest],
+        on_progress: Callable[[Progress], None],
+        interruption: Callable[[], Interruption | None],
+    ) -> Iterator[RunResult]:
+        """Runs what `prepare` asks for, given a fresh directory to put files in; the `with` ends that directory.
+
+        Raises `Interrupted` when `interruption` says so, and `TrainerLost` when the group does not live to answer. Any
+        other exception on the way, of `on_progress` too, ends the group: its run is nobody's any more.
+        """
+        run_id = new_id("run")
+        directory = self.start() / run_id
+        directory.mkdir()
+        try:
+            try:
+                place(directory, prepare(directory))
+                result = self._wait(directory, on_progress, interruption)
+            except BaseException as ended:
+                if not (isinstance(ended, Interrupted) and ended.why is Interruption.CANCELLED):
+                    self.kill()
+                raise
+            yield result
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Ends every process of the group, now. Does nothing where there is none."""
+        with self._changing:
+            self._end()
+
+    def _spawn(self) -> Path:
+        directory = self._scratch / new_id("run")
+        inbox = directory / "inbox"
+        inbox.mkdir(parents=True)
+        with (directory / "trainer.log").open("ab") as log:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-m", "workers.distillation.guard", str(directory), *self._command(inbox)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+        _log.info("trainer group started", pid=self._guard.pid)
+        return directory
+
+    def _end(self) -> None:
+        guard, self._guard = self._guard, None
+        directory, self._directory = self._directory, None
+        if guard is not None:
+            assert guard.stdin is not None
+            guard.stdin.close()
+            try:
+                guard.wait(_GUARD_SECONDS)
+            except subprocess.TimeoutExpired:
+                _log.warning("the guard did not end its group; killing the session", pid=guard.pid)
+            # Also where the guard itself was killed: its command's processes are still in its process group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(guard.pid, signal.SIGKILL)
+            guard.wait()
+            _log.info("trainer group ended", pid=guard.pid, exit_code=guard.returncode)
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _wait(
+        self,
+        directory: Path,
+        on_progress: Callable[[Progress], None],
+        interruption: Callable[[], Interruption | None],
+    ) -> RunResult:
+        reader = ProgressReader(directory)
+        self._shorten_log()
+        heard = time.monotonic()
+        while True:
+            alive = self.alive
+            result = read_result(directory)
+            for line in reader.read():
+                heard = time.monotonic()
+                on_progress(line)
+            if (why := interruption()) is not None:
+                raise self._interrupted(why, directory)
+            if result is not None:
+                return result
+            if not alive:
+                raise self._lost("The training processes died")
+            if time.monotonic() - heard > self._silence_seconds:
+                raise self._lost(f"The training processes gave no sign of life for {self._silence_seconds:.0f} s")
+            time.sleep(self._poll_seconds)
+
+    def _interrupted(self, why: Interruption, directory: Path) -> Interrupted:
+        if why is Interruption.CANCELLED and not self._stopped_by_itself(directory):
+            self.kill()
+        return Interrupted(why)
+
+    def _stopped_by_itself(self, directory: Path) -> bool:
+        ask_to_cancel(directory)
+        give_up = time.monotonic() + self._cancel_grace_seconds
+        while self.alive and time.monotonic() < give_up:
+            if read_result(directory) is not None:
+                return True
+            time.sleep(self._poll_seconds)
+        return False
+
+    def _lost(self, what: str) -> TrainerLost:
+        last_words = self._tail()
+        guard = self._guard
+        code = guard.poll() if guard is not None else None
+        return TrainerLost(f"{what}{'' if code is None else f' (exit code {code})'}.", last_words=last_words)
+
+    def _tail(self) -> str:
+        log = self._log_path()
+        if log is None:
+            return ""
+        try:
+            with log.open("rb") as file:
+                file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _shorten_log(self) -> None:
+        # The group appends, so a shortened file simply goes on from its new end.
+        log = self._log_path()
+        with contextlib.suppress(FileNotFoundError):
+            if log is not None and log.stat().st_size > _LOG_BYTES:
+                os.truncate(log, 0)
+
+    def _log_path(self) -> Path | None:
+        return None if self._directory is None else self._directory / "trainer.log"
