@@ -14,7 +14,8 @@ report rather than hidden:
   false;
 - a threshold that most held-out positives would fail is lowered to their median (`rule` is `capped`, `promise_kept`
   false), because a memory that never speaks is of no use.
-Where the positives lie clear above the bound, the threshold moves up to a third of the way towards them.
+Where the positives lie clear above the bound, the threshold moves a third of the way towards them, half of it where the
+negatives are too few for the promise.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _FLOOR, _PRIOR, _SIDE = (np.array([_SHAPE[name][i] for name in FEATURES], dtype=
 
 PENALTY = 0.05
 CLIP = 4.0
-MAX_FOLDS = 40
+MAX_FOLDS = 20
 TOWARDS_POSITIVES = 1 / 3
 
 
@@ -64,10 +65,13 @@ def calibrate(
 ) -> tuple[GateModel, dict[str, Any]]:
     """The gate for features of questions that the memory answers (`positives`) and does not (`negatives`).
 
-    Scores are shifted so that the threshold is always 0.5, which makes them comparable between memories. The report
-    holds counts, out-of-fold `auroc`, `false_activation` and `true_activation`, the promised rate, `rule` (`conformal`
-    or `capped`) and `promise_kept`. The same questions in the same order give the same gate. Raises `ValueError` where
-    a class is empty, a feature is missing or not finite.
+    Scores are shifted so that the threshold is always 0.5, which makes them comparable between memories. The same
+    questions in the same order give the same gate. Raises `ValueError` where a class is empty, a feature is missing or
+    not finite.
+
+    The report holds counts, the promised rate, `rule` (`conformal` or `capped`), `promise_kept`, and of the out-of-fold
+    scores `auroc`, `false_activation`, `true_activation`. Those two are of the same scores that set the threshold, so
+    `expected_false_activation` adds the conformal correction: the most to expect of new questions like the negatives.
     """
     features, labels = _checked(positives, negatives)
     out_of_fold = _out_of_fold(features, labels)
@@ -80,6 +84,7 @@ def calibrate(
         "auroc": auroc(yes, no),
         "promised_false_activation": promised_false_activation,
         "false_activation": float((no >= threshold).mean()),
+        "expected_false_activation": float(((no >= threshold).sum() + 1) / (len(no) + 1)),
         "true_activation": float((yes >= threshold).mean()),
         "rule": rule,
         "promise_kept": kept,
@@ -101,7 +106,9 @@ def _threshold(yes: Array, no: Array, rate: float) -> tuple[float, str, bool]:
     if bound > cap:
         return cap, "capped", False
     low = float(np.quantile(yes, 0.1))
-    return bound + TOWARDS_POSITIVES * max(0.0, low - bound), "conformal", allowed >= 0
+    supported = allowed >= 0
+    towards = TOWARDS_POSITIVES if supported else 0.5
+    return bound + towards * max(0.0, low - bound), "conformal", supported
 
 
 def _out_of_fold(features: Array, labels: NDArray[np.bool_]) -> Array:

@@ -128,15 +128,16 @@ def load_index(directory: Path, *, encoder: str | None = None) -> MemoryIndex:
     try:
         fields = json.loads((directory / ENTRIES_FILE).read_text(encoding="utf-8"))
         embeddings = load_file(directory / VECTORS_FILE)["embeddings"].float()
-        index = MemoryIndex(fields["memory_id"], fields["title"], tuple(fields["entries"]), embeddings)
-        made_by = fields["encoder"]
+        memory_id, title, made_by, entries = (fields[name] for name in ("memory_id", "title", "encoder", "entries"))
+        if not all(isinstance(text, str) for text in (memory_id, title, made_by, *entries)):
+            raise TypeError("an entry is not text")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
         raise AdapterInvalid(f"The memory's index can't be read: {problem}") from problem
     if encoder is not None and made_by != encoder:
         raise AdapterInvalid(f"The memory's index was made by the encoder {made_by}, this bank uses {encoder}.")
-    if embeddings.ndim != 2 or len(embeddings) != len(index.entries) or not bool(torch.isfinite(embeddings).all()):
+    if embeddings.ndim != 2 or len(embeddings) != len(entries) or not bool(torch.isfinite(embeddings).all()):
         raise AdapterInvalid("The memory's index has vectors that do not fit its entries.")
-    return index
+    return MemoryIndex(memory_id, title, tuple(entries), embeddings)
 
 
 def _bm25(documents: Sequence[tuple[str, ...]]) -> Any:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from core.gate.decision import GateModel, Scored, choose
+from core.gate.features import FEATURES, DraftSignals, RetrievalSignals, vector
+
+
+def model(**weights: float) -> GateModel:
+    count = len(FEATURES)
+    return GateModel((0.0,) * count, (1.0,) * count, tuple(weights.get(name, 0.0) for name in FEATURES), 0.0, 0.5)
+
+
+def features(**values: float) -> tuple[float, ...]:
+    return tuple(values.get(name, 0.0) for name in FEATURES)
+
+
+def test_the_score_is_the_logistic_of_the_weighted_features() -> None:
+    assert model(dense=2.0).score(features()) == 0.5
+    assert model(dense=2.0).score(features(dense=1.0)) == pytest.approx(1 / (1 + math.exp(-2)))
+
+
+def test_a_feature_far_from_all_calibration_counts_no_more_than_four_deviations() -> None:
+    gate = model(kl=1.0)
+    assert gate.score(features(kl=1e9)) == gate.score(features(kl=4.0))
+    assert gate.score(features(kl=-1e9)) == gate.score(features(kl=-4.0))
+
+
+def test_a_model_survives_json_and_refuses_other_features() -> None:
+    gate = model(dense=1.0, kl=0.5)
+    assert GateModel.from_json(gate.to_json()) == gate
+    with pytest.raises(ValueError, match="other features"):
+        GateModel.from_json(gate.to_json() | {"features": ["dense"]})
+
+
+def test_the_vector_has_the_features_in_their_order() -> None:
+    draft = DraftSignals(3.0, 1.0, 0.1, 0.2, 0.3, 0.4, -0.5, -1.5)
+    made = dict(zip(FEATURES, vector(RetrievalSignals(0.9, 0.8), draft), strict=True))
+    assert (made["dense"], made["lexical"], made["kl"]) == (0.9, 0.8, 0.2)
+    assert made["entropy_drop"] == 2.0
+    assert made["likelihood_gain"] == 1.0
+
+
+def test_the_best_that_pass_speak_and_none_means_abstain() -> None:
+    low, high, failing = Scored("mem_b", 0.7, 0.5), Scored("mem_a", 0.9, 0.5), Scored("mem_c", 0.95, 0.99)
+    assert choose([low, high, failing]) == (high,)
+    assert choose([low, high, failing], max_active=3) == (high, low)
+    assert choose([failing]) == ()
+    assert choose([]) == ()
+
+
+def test_ties_go_to_the_lower_memory_id() -> None:
+    twins = [Scored("mem_b", 0.7, 0.5), Scored("mem_a", 0.7, 0.5)]
+    assert choose(twins)[0].memory_id == "mem_a"
