@@ -7,6 +7,7 @@ any bank. Only the ranking compares memories: cosine and BM25, fused.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ class MemoryIndex:
     vocabulary: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        found = tuple(term for entry in (self.title, *self.entries) for term in terms(entry))
+        found = tuple(sys.intern(term) for entry in (self.title, *self.entries) for term in terms(entry))
         object.__setattr__(self, "terms", found)
         object.__setattr__(self, "vocabulary", frozenset(found))
 
