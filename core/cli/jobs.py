@@ -49,7 +49,7 @@ def _watch(api: Api) -> None:
 
 
 def _table(found: list[Json]) -> Table:
-    shown = table("job", "memory", "state", "progress", "attempts", "made", "ends")
+    shown = table("job", "memory id", "state", "progress", "tries", "made", "ends")
     for job in found:
         ended = job["status"] in ENDED
         state = (

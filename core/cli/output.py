@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 _WIDTH_WITHOUT_TERMINAL = 120
+_IDS = ("id", "job", "memory id")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -27,15 +28,18 @@ def print_json(value: Any) -> None:
 def table(*columns: str, title: str | None = None) -> Table:
     made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        # Ids are copied from here into the next command, so they never break.
+        made.add_column(column, overflow="fold", no_wrap=column in _IDS)
     return made
 
 
 def when(unix: float | None) -> str:
-    """A Unix time as local time to the second; a dash for none."""
+    """A Unix time as local time, without the date if that is today; a dash for none."""
     if unix is None:
         return "–"
-    return datetime.fromtimestamp(unix, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    local = datetime.fromtimestamp(unix, UTC).astimezone()
+    today = datetime.now(UTC).astimezone().date()
+    return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M")
 
 
 def size(count: int | None) -> str:

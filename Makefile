@@ -1,0 +1,61 @@
+## make demo    installs everything into .venv and runs the main job on the embedded stack; JSON=PATH writes its results
+## make test    installs what the tests need and runs all of them
+## make check   format, lint, types, import rules, fast tests
+## make lock    rewrites the lock files from what is installed in .venv
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JSON   ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-dev servers demo test check lock clean
+
+help:
+	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMPS)/install
+
+install-dev: $(STAMPS)/install-dev
+
+demo: $(STAMPS)/install
+	$(BIN)/latentbank demo --install-seconds "$$(cat $(STAMPS)/install)" $(if $(JSON),--json "$(JSON)")
+
+test: $(STAMPS)/install-dev servers
+	$(BIN)/python -m pytest
+
+check: $(STAMPS)/install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit -q -m "not slow"
+
+servers:
+	@bash infra/test-servers.sh
+
+lock: $(STAMPS)/install-dev
+	$(BIN)/python infra/lock.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(STAMPS)/venv:
+	@bash infra/make-venv.sh "$(PYTHON)" $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# The stamp holds how long the installation took, in seconds.
+$(STAMPS)/install: requirements.lock requirements-nodeps.lock pyproject.toml | $(STAMPS)/venv
+	@echo "Installing LatentBank into $(VENV); torch is large, this takes a few minutes the first time."
+	@set -e; started=$$(date +%s); \
+	$(PIP) -r requirements.lock; \
+	$(PIP) --no-deps -r requirements-nodeps.lock; \
+	$(PIP) --no-deps --no-build-isolation --editable .; \
+	echo $$(( $$(date +%s) - started )) > $@
+
+$(STAMPS)/install-dev: requirements-dev.lock $(STAMPS)/install
+	@$(PIP) -r requirements-dev.lock
+	@touch $@
