@@ -1,0 +1,75 @@
+"""Questions, in OpenAI's shape, passed on to an inference worker; with the extension field `memory`, in and out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from core.truth.records import Tenant
+from gateway.auth import CurrentTenant
+from gateway.bodies import read_json
+from gateway.openapi import errors, takes
+from gateway.schemas import ChatQuestion, CompletionQuestion, Question
+from gateway.services import Parts
+
+router = APIRouter(tags=["chat"])
+
+_ERRORS = errors(400, 401, 404, 413, 429, 503)
+
+
+def _answer(shape: str) -> dict[int | str, dict[str, Any]]:
+    return {
+        200: {
+            "description": f"OpenAI's {shape}, with `memory`: which memory served it and how the gate decided; with "
+            "`stream` as server-sent events.",
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "text/event-stream": {"schema": {"type": "string"}},
+            },
+        },
+        **_ERRORS,
+    }
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_class=Response,
+    responses=_answer("chat completion"),
+    openapi_extra=takes(ChatQuestion),
+)
+async def chat_completions(request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
+    """Answers a chat with the memory that the gate chooses, or without one."""
+    return await _pass_on(request, parts, tenant, ChatQuestion)
+
+
+@router.post(
+    "/v1/completions",
+    response_class=Response,
+    responses=_answer("completion"),
+    openapi_extra=takes(CompletionQuestion),
+)
+async def completions(request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
+    """Continues a prompt with the memory that the gate chooses, or without one."""
+    return await _pass_on(request, parts, tenant, CompletionQuestion)
+
+
+@router.get(
+    "/v1/models",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "OpenAI's list of models: the base model, then the memories that are ready.",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        },
+        **errors(401, 503),
+    },
+)
+async def models(request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
+    """What `model` may be."""
+    return await parts.inference.relay(request, tenant, "/v1/models")
+
+
+async def _pass_on(request: Request, parts: Parts, tenant: Tenant, model: type[Question]) -> Response:
+    _, body = await read_json(request, model, parts.settings.limits.body_bytes)
+    return await parts.inference.relay(request, tenant, request.url.path, body)

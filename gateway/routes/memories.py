@@ -1,0 +1,114 @@
+"""Memories: remember, list, look at, forget."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from core.errors import LatentBankError
+from core.logs import bind
+from core.truth.jobs import newest_jobs
+from core.truth.memories import delete_memory, get_memory, list_memories
+from core.truth.records import Tenant
+from gateway.auth import CurrentTenant
+from gateway.bodies import read_json
+from gateway.intake import Admission, check_context, check_idempotency_key, take_in
+from gateway.openapi import errors, takes
+from gateway.routes.parameters import After, Limit, known_id
+from gateway.schemas import MemoryDeleted, MemoryObject, NewMemory, Page
+from gateway.services import Parts, Services
+from gateway.views import memory_deleted, memory_object, page
+
+REPLAYED_HEADER = "Idempotency-Replayed"
+
+router = APIRouter(tags=["memories"])
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="Makes a retry safe: the same key with the same body gives the first answer again, with another "
+        "body a 409. 1 to 255 visible ASCII characters.",
+    ),
+]
+OfCollection = Annotated[str | None, Query(max_length=128)]
+
+
+@router.post(
+    "/v1/memories",
+    status_code=202,
+    response_model=MemoryObject,
+    responses=errors(400, 401, 409, 413, 429, 503),
+    openapi_extra=takes(NewMemory),
+)
+async def remember(
+    request: Request, response: Response, parts: Parts, tenant: CurrentTenant, idempotency_key: IdempotencyKey = None
+) -> MemoryObject:
+    """Takes a context in; a job distils it. The answer names both."""
+    try:
+        check_idempotency_key(idempotency_key)
+        offer, _ = await read_json(request, NewMemory, parts.settings.limits.body_bytes)
+        # One thread from the checks to the commit: a client that leaves can't leave half of it behind.
+        admission = await run_in_threadpool(_take_in, parts, tenant, offer, idempotency_key)
+    except LatentBankError as problem:
+        parts.metrics.admitted.labels(outcome=problem.code).inc()
+        raise
+    parts.metrics.admitted.labels(outcome="accepted" if admission.created else "replayed").inc()
+    if not admission.created:
+        response.headers[REPLAYED_HEADER] = "true"
+    return memory_object(admission.memory, admission.job.id)
+
+
+@router.get("/v1/memories", responses=errors(400, 401, 503))
+def memories(
+    parts: Parts,
+    tenant: CurrentTenant,
+    after: After = None,
+    limit: Limit = 20,
+    collection: OfCollection = None,
+    include_deleted: bool = False,
+) -> Page[MemoryObject]:
+    """The tenant's memories, newest first."""
+    with parts.database.read() as connection:
+        found = list_memories(
+            connection,
+            tenant.id,
+            collection=collection,
+            after=after,
+            limit=limit + 1,
+            include_deleted=include_deleted,
+        )
+        job_ids = newest_jobs(connection, [memory.id for memory in found])
+    return page(found, limit, lambda memory: memory_object(memory, job_ids.get(memory.id)))
+
+
+@router.get("/v1/memories/{memory_id}", responses=errors(401, 404, 503))
+def memory(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryObject:
+    """One memory, also a deleted one, which says when it was deleted and when its last object was removed."""
+    with parts.database.read() as connection:
+        found = get_memory(connection, tenant.id, known_id("mem", memory_id))
+        job_ids = newest_jobs(connection, [found.id])
+    return memory_object(found, job_ids.get(found.id))
+
+
+@router.delete("/v1/memories/{memory_id}", responses=errors(401, 404, 503))
+def forget(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryDeleted:
+    """From this answer on the memory serves nothing; the garbage collector removes its objects (`purged_at`)."""
+    with parts.database.begin() as connection:
+        return memory_deleted(delete_memory(connection, tenant.id, known_id("mem", memory_id)))
+
+
+def _take_in(parts: Services, tenant: Tenant, offer: NewMemory, idempotency_key: str | None) -> Admission:
+    limits = parts.settings.limits
+    context = check_context(offer, limits, parts.base.base)
+    with bind(tenant_id=tenant.id):
+        return take_in(
+            tenant.id,
+            context,
+            idempotency_key,
+            database=parts.database,
+            store=parts.store,
+            limits=limits,
+            recipe=parts.settings.recipe,
+        )

@@ -1,0 +1,20 @@
+"""Parameters that several routes share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+
+from core.errors import NotFound
+from core.ids import Kind, is_id
+
+After = Annotated[str | None, Query(max_length=64, description="Id of the last item already seen.")]
+Limit = Annotated[int, Query(ge=1, le=100, description="Items per page.")]
+
+
+def known_id(kind: Kind, text: str) -> str:
+    """`text` if it can be an id of that kind; else there is nothing with it, and nobody needs to be asked."""
+    if not is_id(kind, text):
+        raise NotFound
+    return text

@@ -1,0 +1,50 @@
+"""Tenants, for the admin."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from core.errors import InvalidRequest
+from core.truth.tenants import create_tenant, issue_key, list_tenants
+from gateway.auth import Admin
+from gateway.bodies import read_json
+from gateway.openapi import errors, takes
+from gateway.routes.parameters import After, Limit
+from gateway.schemas import NewTenant, NewTenantObject, Page, TenantObject
+from gateway.services import Parts, Services
+from gateway.views import page, tenant_object
+
+router = APIRouter(tags=["tenants"], dependencies=[Admin])
+
+
+@router.post(
+    "/v1/tenants",
+    status_code=201,
+    response_model=NewTenantObject,
+    responses=errors(400, 401, 403, 413, 503),
+    openapi_extra=takes(NewTenant),
+)
+async def create(request: Request, parts: Parts) -> NewTenantObject:
+    """A new tenant with an empty bank. Its key is shown this once."""
+    wanted, _ = await read_json(request, NewTenant, parts.settings.limits.body_bytes)
+    return await run_in_threadpool(_create, parts, wanted)
+
+
+@router.get("/v1/tenants", responses=errors(400, 401, 403, 503))
+def tenants(parts: Parts, after: After = None, limit: Limit = 20) -> Page[TenantObject]:
+    """All tenants, oldest first."""
+    with parts.database.read() as connection:
+        everyone = list_tenants(connection)
+    ids = [tenant.id for tenant in everyone]
+    if after is not None and after not in ids:
+        raise InvalidRequest("There is no such tenant to list after.", param="after")
+    start = 0 if after is None else ids.index(after) + 1
+    return page(everyone[start : start + limit + 1], limit, tenant_object)
+
+
+def _create(parts: Services, wanted: NewTenant) -> NewTenantObject:
+    with parts.database.begin() as connection:
+        tenant = create_tenant(connection, wanted.name, wanted.weight)
+        key = issue_key(connection, tenant.id)
+    return NewTenantObject(**tenant_object(tenant).model_dump(), api_key=key)

@@ -1,0 +1,214 @@
+"""What goes over HTTP, in and out; the OpenAPI document is made from these models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Collection = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+MemoryStatus = Literal["pending", "ready", "failed", "deleted"]
+JobStatus = Literal["validating", "queued", "running", "succeeded", "failed", "rejected", "cancelled"]
+
+
+class Input(BaseModel):
+    """A body that is taken literally: no unknown fields, no coercion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Message(Input):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+def _one_source_in_schema(schema: dict[str, Any]) -> None:
+    """Says in JSON Schema what `NewMemory._one_source` checks; a null stands for a field that is not there."""
+    for name in ("text", "messages"):
+        (schema["properties"][name],) = [
+            part for part in schema["properties"][name]["anyOf"] if part != {"type": "null"}
+        ]
+    schema["oneOf"] = [{"required": ["text"]}, {"required": ["messages"]}]
+
+
+class NewMemory(Input):
+    """A context to remember: a title, and either a text or the messages of a chat."""
+
+    model_config = ConfigDict(json_schema_extra=_one_source_in_schema)
+
+    title: Printable
+    text: str | None = None
+    messages: list[Message] | None = None
+    collection: Collection = "default"
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> NewMemory:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("Send either 'text' or 'messages'")
+        return self
+
+
+class NewTenant(Input):
+    name: Printable = Field(max_length=200)
+    weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False, strict=False)
+    """Share of the distillation workers' time against other tenants."""
+
+
+class MemorySelection(BaseModel):
+    """Which memories a question may be answered from, and how it is decided."""
+
+    ids: list[str] | None = None
+    collection: str | None = None
+    top_k: int | None = Field(None, ge=1)
+    mode: Literal["auto", "off", "force"] | None = None
+    threshold: float | None = Field(None, ge=0, le=1)
+
+
+class Question(BaseModel):
+    """What the gateway itself looks at in a request that it passes on; the inference worker checks the rest."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    """The base model's name (the gate chooses a memory, or none), or a memory's id (that memory, no gate)."""
+    stream: bool | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    memory: MemorySelection | None = None
+
+
+class ChatQuestion(Question):
+    messages: list[dict[str, Any]] = Field(min_length=1)
+
+
+class CompletionQuestion(Question):
+    prompt: str | list[Any]
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorDetail
+
+
+class MemoryObject(BaseModel):
+    """A memory. `digest` and `bytes` are of its current adapter; times are Unix seconds.
+
+    Of a deleted memory only ids and times are shown; `purged_at` is when its last object was removed.
+    """
+
+    id: str
+    object: Literal["memory"] = "memory"
+    title: str
+    collection: str
+    metadata: dict[str, Any]
+    kind: Literal["text", "chat"]
+    status: MemoryStatus
+    version: int | None
+    digest: str | None
+    bytes: int | None
+    context_tokens: int
+    created_at: int
+    updated_at: int
+    deleted_at: int | None
+    purged_at: int | None
+    job_id: str | None
+
+
+class MemoryDeleted(BaseModel):
+    id: str
+    object: Literal["memory.deleted"] = "memory.deleted"
+    deleted: Literal[True] = True
+    deleted_at: int
+    purged_at: int | None
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+
+
+class JobObject(BaseModel):
+    """A distillation job, in the words of OpenAI's fine-tuning jobs; times are Unix seconds, `progress` 0 to 1."""
+
+    id: str
+    object: Literal["job"] = "job"
+    memory_id: str
+    status: JobStatus
+    phase: str | None
+    progress: float
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    estimated_finish: int | None
+    error: JobError | None
+    reason: str | None
+    attempts: int
+    cancel_requested: bool
+
+
+class JobEventObject(BaseModel):
+    """One event of a job; ids grow, so that a reader can go on after the last one it saw."""
+
+    id: int
+    object: Literal["job.event"] = "job.event"
+    job_id: str
+    created_at: int
+    level: Literal["info", "warning", "error"]
+    type: Literal["state", "phase", "progress", "message"]
+    message: str
+    data: dict[str, Any]
+
+
+class TenantObject(BaseModel):
+    id: str
+    object: Literal["tenant"] = "tenant"
+    name: str
+    weight: float
+    created_at: int
+
+
+class NewTenantObject(TenantObject):
+    api_key: str
+    """Shown this once; only its hash is kept."""
+
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+class Page(BaseModel, Generic[Item]):
+    """A part of a list; ask again with `after=last_id` while `has_more`."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+    first_id: str | int | None
+    last_id: str | int | None
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Check(BaseModel):
+    ok: bool
+    message: str | None = None
+
+
+class Readiness(BaseModel):
+    status: Literal["ready", "not_ready"]
+    checks: dict[str, Check]
+
+
+class NotReady(Readiness, ErrorAnswer):
+    """A 503 of `/ready`: what is missing, with an error beside it."""

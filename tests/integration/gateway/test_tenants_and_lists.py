@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.integration.gateway.conftest import ADMIN_KEY, Gateway
+
+
+def test_the_admin_makes_tenants_and_sees_each_key_once(gateway: Gateway) -> None:
+    with gateway.client(ADMIN_KEY) as admin:
+        made = admin.post("/v1/tenants", json={"name": "harbour", "weight": 2})
+        assert made.status_code == 201
+        assert made.json()["api_key"].startswith("lb_")
+        assert made.json()["weight"] == 2.0
+
+        (listed,) = admin.get("/v1/tenants").json()["data"]
+        assert listed == {name: value for name, value in made.json().items() if name != "api_key"}
+    with gateway.client(made.json()["api_key"]) as client:
+        assert client.get("/v1/memories").json() == {
+            "object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"name": ""}, {"name": "  "}, {"name": 5}, {"name": "a", "weight": 0}, {"name": "a", "weight": "NaN"},
+     {"name": "a", "key": "mine"}, {"name": "a\0"}, {"name": "a" * 201}],
+)  # fmt: skip
+def test_a_tenant_that_cannot_be_is_refused(body: dict[str, object], gateway: Gateway) -> None:
+    with gateway.client(ADMIN_KEY) as admin:
+        assert admin.post("/v1/tenants", json=body).status_code == 400
+        assert admin.get("/v1/tenants").json()["data"] == []
+
+
+def test_tenants_are_listed_in_pages(gateway: Gateway) -> None:
+    for name in "abc":
+        gateway.new_tenant(name)
+    with gateway.client(ADMIN_KEY) as admin:
+        first = admin.get("/v1/tenants", params={"limit": 2}).json()
+        rest = admin.get("/v1/tenants", params={"limit": 2, "after": first["last_id"]}).json()
+        assert admin.get("/v1/tenants", params={"after": "tenant_unknown"}).status_code == 400
+    assert [tenant["name"] for tenant in first["data"] + rest["data"]] == ["a", "b", "c"]
+    assert (first["has_more"], rest["has_more"]) == (True, False)
+
+
+def test_memories_are_listed_in_pages_newest_first(gateway: Gateway, tenant: httpx.Client) -> None:
+    ids = [_remember(tenant, f"Text {number}")["id"] for number in range(5)]
+
+    seen: list[str] = []
+    after: dict[str, str] = {}
+    while True:
+        page = tenant.get("/v1/memories", params={"limit": 2, **after}).json()
+        seen += [memory["id"] for memory in page["data"]]
+        assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], page["data"][-1]["id"])
+        if not page["has_more"]:
+            break
+        after = {"after": page["last_id"]}
+    assert seen == ids[::-1]
+
+
+def test_memories_are_listed_by_collection_with_their_jobs(gateway: Gateway, tenant: httpx.Client) -> None:
+    _remember(tenant, "One")
+    cats = _remember(tenant, "Two", collection="cats & dogs/ü")
+    listed = tenant.get("/v1/memories", params={"collection": "cats & dogs/ü"}).json()["data"]
+    assert listed == [cats]
+    assert listed[0]["job_id"]
+    assert tenant.get("/v1/memories", params={"collection": "none"}).json()["data"] == []
+
+
+def test_a_forgotten_memory_serves_nothing_and_shows_when_it_went(gateway: Gateway, tenant: httpx.Client) -> None:
+    memory = _remember(tenant, "One", title="My diagnosis", metadata={"doctor": "who"})
+
+    deleted = tenant.delete(f"/v1/memories/{memory['id']}")
+
+    assert deleted.status_code == 200
+    assert deleted.json()["object"] == "memory.deleted"
+    assert deleted.json()["deleted"] is True
+    assert deleted.json()["purged_at"] is None
+    assert tenant.delete(f"/v1/memories/{memory['id']}").json() == deleted.json()
+    shown = tenant.get(f"/v1/memories/{memory['id']}")
+    assert (shown.json()["status"], shown.json()["deleted_at"]) == ("deleted", deleted.json()["deleted_at"])
+    assert "diagnosis" not in shown.text
+    assert "doctor" not in shown.text
+    assert tenant.get("/v1/memories").json()["data"] == []
+    assert len(tenant.get("/v1/memories", params={"include_deleted": True}).json()["data"]) == 1
+    job = tenant.get(f"/v1/jobs/{memory['job_id']}").json()
+    assert (job["status"], job["reason"]) == ("cancelled", "memory_deleted")
+
+
+def _remember(client: httpx.Client, text: str, **fields: object) -> dict[str, str]:
+    made: dict[str, str] = client.post("/v1/memories", json={"title": "T", "text": text, **fields}).json()
+    return made
