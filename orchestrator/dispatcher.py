@@ -68,19 +68,20 @@ class Dispatcher:
 
     def _dispatch(self, connection: Connection, flight: jobs.InFlight, free: int) -> tuple[list[str], list[float]]:
         contenders = jobs.dispatchable(
-            connection, flight, in_flight_per_tenant=self._settings.in_flight_per_tenant, heads=free
+            connection, flight, in_flight_per_tenant=self._settings.in_flight_per_tenant, heads=free + 1
         )
         selection = fairness.select(contenders, free, QUANTUM_SECONDS)
         owners = {job.job_id: tenant.tenant_id for tenant in contenders for job in tenant.waiting}
         deficits = dict(selection.deficits)
         dispatched, waits = [], []
         for job in selection.picked:
-            wait = jobs.mark_dispatched(connection, job.job_id)
-            if wait is None:  # cancelled or claimed this very moment: not to be paid for
+            departure = jobs.mark_dispatched(connection, job.job_id)
+            if departure is None:  # cancelled or claimed this very moment: not to be paid for
                 deficits[owners[job.job_id]] += job.cost
                 continue
             dispatched.append(job.job_id)
-            waits.append(wait)
+            if departure.first:
+                waits.append(departure.seconds_since_admission)
         jobs.charge(connection, deficits, selection.turns)
         return dispatched, waits
 

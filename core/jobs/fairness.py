@@ -3,7 +3,7 @@
 A tenant's deficit is the device-seconds it may still spend, its turn a place in the round. A tenant at the head of the
 round that can't afford its next job is granted `quantum × weight`; if it still can't, the round goes on. Its deficit
 falls by a job's estimated cost when the job is picked; what the estimate missed is settled when the job ends, so a
-deficit may also be below zero. Old debts and credits fade (`decayed`). State lives in the database, so that any
+deficit may also be below zero. Old debts fade (`decayed`). State lives in the database, so that any
 orchestrator can go on.
 """
 
@@ -24,7 +24,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A tenant with jobs in the order in which it wants them; `room` is how many more it may have in flight."""
+    """A tenant with jobs in the order in which it wants them; `room` is how many more it may have in flight.
+
+    `waiting` holds one job more than could be picked, if there is one: a tenant whose last job is picked has none left.
+    """
 
     tenant_id: str
     weight: float
@@ -44,7 +47,12 @@ class Selection:
 
 
 def decayed(deficit: float, elapsed_seconds: float, half_life_seconds: float) -> float:
-    """What is left of a debt or a credit after a time: nobody pays for ever for a wrong estimate."""
+    """What is left of a debt after a time: nobody pays for ever for a wrong estimate.
+
+    A credit stays: it is what a tenant saves up for a job that costs many quanta, and would starve without.
+    """
+    if deficit >= 0.0:
+        return deficit
     return float(deficit * 0.5 ** (max(0.0, elapsed_seconds) / half_life_seconds))
 
 

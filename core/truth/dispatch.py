@@ -68,8 +68,16 @@ def dispatchable(
     )
 
 
-def mark_dispatched(connection: Connection, job_id: str) -> float | None:
-    """The job leaves the backlog, charged with its estimate: returns how long ago it was admitted, in seconds.
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A job that left the backlog: for the first time, or again after a lost attempt; seconds since its admission."""
+
+    first: bool
+    seconds_since_admission: float
+
+
+def mark_dispatched(connection: Connection, job_id: str) -> Departure | None:
+    """The job leaves the backlog, charged with its estimate.
 
     `None` where it does not wait any more, or somebody is just changing it.
     """
@@ -80,9 +88,9 @@ def mark_dispatched(connection: Connection, job_id: str) -> float | None:
         update(jobs)
         .where(jobs.c.id == job_id)
         .values(dispatched_at=now(), rung_at=now(), charged_seconds=jobs.c.cost_estimate_seconds)
-        .returning(jobs.c.dispatched_at, jobs.c.created_at)
+        .returning(jobs.c.dispatched_at, jobs.c.created_at, jobs.c.epoch)
     ).one()
-    return float(max(0.0, (row.dispatched_at - row.created_at).total_seconds()))
+    return Departure(row.epoch == 0, max(0.0, (row.dispatched_at - row.created_at).total_seconds()))
 
 
 def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:
