@@ -9,7 +9,7 @@ port, however long a job lasts.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from workers.distillation.group import TrainerGroup
 from workers.distillation.launch import trainer_environment
 from workers.distillation.task import Distillation, Outcome
 
-Command = Callable[[Settings, Path], list[str]]
-"""Makes the command line that starts a group, from the settings and its inbox."""
+Command = Callable[[Settings, Path, Mapping[str, str]], list[str]]
+"""Makes the command line that starts a group, from the settings, its inbox and its environment."""
 
 
 @dataclass(slots=True)
@@ -45,9 +45,10 @@ class PoolProcess:
         """Connects, and starts the group, so that it warms up before the first doorbell."""
         settings = self.settings
         store = open_store(settings)
+        environment = trainer_environment(settings.distillation, os.environ)
         group = TrainerGroup(
-            lambda inbox: self.command(settings, inbox),
-            trainer_environment(settings.distillation, os.environ),
+            lambda inbox: self.command(settings, inbox, environment),
+            environment,
             self.scratch,
             silence_seconds=settings.distillation.start_timeout_seconds,
             cancel_grace_seconds=settings.distillation.cancel_grace_seconds,
@@ -67,7 +68,10 @@ class PoolProcess:
         self._distillation.metrics.group_up.set(1)
 
     def perform(self, job_id: str) -> Outcome:
-        assert self._distillation is not None, "the pool process was opened"
+        """Answers a doorbell. Celery only logs what `open` raises at the fork, so it may still have to be opened."""
+        if self._distillation is None:
+            self.open()
+        assert self._distillation is not None
         return self._distillation.perform(job_id)
 
     def count(self, state: str) -> None:

@@ -26,6 +26,7 @@ from core.errors import (
     ObjectCorrupt,
     ObjectMissing,
     TrainerLost,
+    Unavailable,
     WrongBase,
 )
 from core.jobs.states import ENDS, PHASES, Phase, Reason
@@ -216,6 +217,8 @@ class Attempt:
         result = run.of(self.claim.memory.id)
         if result is None:
             raise TrainerLost(run.error or "The training processes answered without a result.")
+        if result.error is not None and result.error_code == Unavailable.code:
+            raise Unavailable(result.error)
         if result.error is not None:
             reason = Reason.CONTEXT_UNUSABLE if result.error_code in _UNUSABLE else Reason.TRAINING_FAILED
             raise MemoryFailed(reason, result.error_code, result.error)

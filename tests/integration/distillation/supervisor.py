@@ -1,4 +1,4 @@
-"""`python -m tests.integration.distillation.supervisor PIDS`: the real supervisor, with the fake trainer as its group."""
+"""`python -m tests.integration.distillation.supervisor PIDS`: the real supervisor, with a fake trainer as its group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> int:
     settings, pids = Settings(), Path(sys.argv[1])
     configure_logs("distillation", settings)
     base = directory_of(settings.base_model, settings.base_dir)
-    return supervise(settings, lambda _, inbox: fake_command(inbox, pids, base))
+    return supervise(settings, lambda _settings, inbox, _environment: fake_command(inbox, pids, base))
 
 
 if __name__ == "__main__":

@@ -158,14 +158,8 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     made = Stack(settings, database, tenant.id, base.digest, tmp_path / "pids")
     yield made
     for process in made.supervisors:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        process.kill()
+        process.wait()
     if made.pids.exists():
         eventually(lambda: all(gone(pid) for pid in made.trainers()))
     database.dispose()
@@ -208,7 +202,7 @@ def test_a_cancel_ends_a_group_that_does_not_stop_by_itself(stack: Stack) -> Non
     stack.until(other, "succeeded")
 
 
-def test_a_killed_supervisor_leaves_no_orphans_and_another_one_does_the_job(stack: Stack) -> None:
+def test_a_killed_supervisor_leaves_no_orphans_and_its_job_is_taken_back(stack: Stack) -> None:
     supervisor = stack.start()
     job_id = stack.admit("deaf")
     stack.ring(job_id)
@@ -221,6 +215,25 @@ def test_a_killed_supervisor_leaves_no_orphans_and_another_one_does_the_job(stac
     assert eventually(lambda: not list((stack.settings.data_dir / "runs").glob("*/*/inbox")))
     assert eventually(lambda: reaped(stack) == [job_id])
     assert (stack.job(job_id).state, stack.job(job_id).attempts) == ("queued", 1)
+
+
+def test_a_killed_pool_process_takes_its_group_along_and_is_replaced(stack: Stack) -> None:
+    supervisor = stack.start()
+    job_id, other = stack.admit("deaf"), stack.admit("train")
+    stack.ring(job_id)
+    stack.until_working(job_id)
+    group = stack.trainers()
+    for pid in pool_processes(supervisor):
+        os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: all(gone(pid) for pid in group))
+    stack.ring(other)
+    stack.until(other, "succeeded")
+    assert stack.memory(job_id).version is None
+
+
+def pool_processes(supervisor: subprocess.Popen[bytes]) -> list[int]:
+    tasks = Path(f"/proc/{supervisor.pid}/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
 
 
 def reaped(stack: Stack) -> list[str]:
@@ -260,13 +273,13 @@ def test_a_supervisor_stopped_past_its_lease_publishes_nothing_when_it_wakes(sta
     job_id = stack.admit("hang")
     stack.ring(job_id)
     stack.until_working(job_id)
-    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
-    for pid in (supervisor.pid, *map(int, children)):
+    processes = (supervisor.pid, *pool_processes(supervisor))
+    for pid in processes:
         os.kill(pid, signal.SIGSTOP)
     assert eventually(lambda: reaped(stack) == [job_id])
     for run in (stack.settings.data_dir / "runs").glob("*/*/inbox/*"):
         (run / "cancel").touch()
-    for pid in (supervisor.pid, *map(int, children)):
+    for pid in processes:
         os.kill(pid, signal.SIGCONT)
     assert eventually(lambda: all(gone(pid) for pid in stack.trainers()))
     assert (stack.job(job_id).state, stack.memory(job_id).version) == ("queued", None)

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from core.errors import SetupError
 from core.settings import DistillationSettings, Settings
 from workers.distillation.launch import free_port, trainer_command, trainer_environment
 from workers.distillation.scratch import scratch_directory
@@ -24,12 +27,23 @@ def test_the_supervisor_never_imports_torch() -> None:
 
 def test_the_trainer_starts_under_deepspeeds_launcher_on_a_port_of_its_own(tmp_path: Path) -> None:
     settings = Settings(distillation=DistillationSettings(ranks=2, threads=1), _env_file=None)
-    command = trainer_command(settings, tmp_path)
+    command = trainer_command(settings, tmp_path, {})
     assert command[1:3] == ["-m", "deepspeed.launcher.runner"]
     assert command[command.index("--num_gpus") + 1] == "2"
     assert command[command.index("--master_port") + 1] != "29500"
     assert command[command.index("--inbox") + 1] == str(tmp_path)
     assert command.index("--num_gpus") < command.index("--module") < command.index("--inbox")
+
+
+def test_devices_that_were_chosen_are_kept_one_for_each_rank(tmp_path: Path) -> None:
+    settings = Settings(distillation=DistillationSettings(ranks=2), _env_file=None)
+    environment = trainer_environment(settings.distillation, {"CUDA_VISIBLE_DEVICES": "3,5,7"})
+    assert environment["CUDA_VISIBLE_DEVICES"] == "3,5"
+    assert "--num_gpus" not in trainer_command(settings, tmp_path, environment)
+    on_cpu = {"CUDA_VISIBLE_DEVICES": "3", "DS_ACCELERATOR": "cpu"}
+    assert "--num_gpus" in trainer_command(settings, tmp_path, trainer_environment(settings.distillation, on_cpu))
+    with pytest.raises(SetupError, match="fewer devices"):
+        trainer_environment(settings.distillation, {"CUDA_VISIBLE_DEVICES": "3"})
 
 
 def test_the_trainer_does_not_write_into_the_supervisors_metrics() -> None:
