@@ -20,6 +20,7 @@ _MARK = "LATENTBANK_STACK_MARK"
 _PR_SET_PDEATHSIG = 1
 _TAIL_LINES = 25
 _POLL_SECONDS = 0.05
+_KILL_SECONDS = 5.0
 
 
 class ChildDied(LatentBankError):
@@ -87,8 +88,7 @@ class Children:
         while any(child.process.poll() is None for child in self.running) and time.monotonic() < give_up:
             time.sleep(_POLL_SECONDS)
         killed = [child.name for child in self.running if child.process.poll() is None]
-        for pid in marked(self.mark):
-            _kill(pid)
+        _kill_all(self.mark)
         for child in self.running:
             child.process.wait()
         self.running.clear()
@@ -148,8 +148,13 @@ def _die_with_parent() -> Callable[[], None] | None:
     return ask_kernel
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def _kill_all(mark: str) -> None:
+    """Kills until nobody carries `mark`: who is killed may have started another a moment before."""
+    give_up = time.monotonic() + _KILL_SECONDS
+    while (pids := marked(mark)) and time.monotonic() < give_up:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(_POLL_SECONDS)
