@@ -2,149 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from celery import Celery
 from sqlalchemy import update
 
-from core.ids import new_id
-from core.jobs.doorbells import QUEUE, TASK_NAME, celery_settings
-from core.settings import JobSettings, Settings
-from core.storage.keys import context_key
+from core.settings import Settings
 from core.storage.opening import open_store
 from core.storage.publication import read_manifest
-from core.truth import jobs, memories, tenants, workers
+from core.truth import jobs, tenants
 from core.truth.clock import from_now
 from core.truth.database import Database
-from core.truth.records import Job, Memory, NewMemory, WorkerRecord
 from core.truth.tables import jobs as jobs_table
 from tests.fixtures.fake_trainer import make_fake_base
-
-WAIT_SECONDS = 40.0
-# Long enough for a loaded machine's renewals, short enough to be waited for.
-JOBS = JobSettings(lease_seconds=6.0, heartbeat_seconds=0.3)
-
-
-@dataclass
-class Stack:
-    """Truth, store and broker in one directory, and the worker processes started on them."""
-
-    settings: Settings
-    database: Database
-    tenant_id: str
-    base_digest: str
-    pids: Path
-    supervisors: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """A supervisor, announced and ready."""
-        known = {worker.id for worker in self.alive()}
-        log = (self.settings.data_dir / "supervisor.log").open("ab")
-        environment = {
-            "LATENTBANK_DATA_DIR": str(self.settings.data_dir),
-            "LATENTBANK_BASE_MODEL": self.settings.base_model,
-            "LATENTBANK_ENCODER": self.settings.encoder,
-            "LATENTBANK_WORKER_TTL_SECONDS": "3",
-            "LATENTBANK_JOBS__LEASE_SECONDS": str(JOBS.lease_seconds),
-            "LATENTBANK_JOBS__HEARTBEAT_SECONDS": str(JOBS.heartbeat_seconds),
-            "LATENTBANK_DISTILLATION__METRICS_PORT": "0",
-            "LATENTBANK_DISTILLATION__CANCEL_GRACE_SECONDS": "0.5",
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.distillation.supervisor", str(self.pids)],
-            env={**os.environ, **environment},
-            stdout=log,
-            stderr=log,
-        )
-        log.close()
-        self.supervisors.append(process)
-        eventually(lambda: {worker.id for worker in self.alive()} - known or process.poll() is not None)
-        assert process.poll() is None, self.log()
-        return process
-
-    def log(self) -> str:
-        return (self.settings.data_dir / "supervisor.log").read_text()[-6000:]
-
-    def alive(self) -> list[WorkerRecord]:
-        with self.database.read() as connection:
-            return workers.alive(connection, "distillation")
-
-    def admit(self, text: str) -> str:
-        memory_id = new_id("mem")
-        data = json.dumps({"kind": "text", "title": "A title", "text": text}).encode()
-        key = context_key(self.tenant_id, memory_id)
-        open_store(self.settings).put(key, data)
-        new = NewMemory(
-            id=memory_id,
-            tenant_id=self.tenant_id,
-            collection="default",
-            title="A title",
-            metadata={},
-            kind="text",
-            context_key=key,
-            context_sha256=hashlib.sha256(data).hexdigest(),
-            context_bytes=len(data),
-            context_tokens=1,
-            base_digest=self.base_digest,
-            cost_estimate_seconds=1.0,
-        )
-        with self.database.begin() as connection:
-            return memories.admit(connection, new, backlog_limit=10)[1].id
-
-    def ring(self, job_id: str) -> None:
-        app = Celery("bell")
-        app.conf.update(celery_settings(self.settings.resolved_broker_url, self.settings.data_dir))
-        app.send_task(TASK_NAME, args=[job_id], queue=QUEUE)
-        app.close()
-
-    def job(self, job_id: str) -> Job:
-        with self.database.read() as connection:
-            return jobs.get_job(connection, self.tenant_id, job_id)
-
-    def memory(self, job_id: str) -> Memory:
-        with self.database.read() as connection:
-            return memories.get_memory(connection, self.tenant_id, self.job(job_id).memory_id)
-
-    def until(self, job_id: str, state: str) -> Job:
-        eventually(lambda: self.job(job_id).state == state)
-        assert self.job(job_id).state == state, self.log()
-        return self.job(job_id)
-
-    def until_working(self, job_id: str) -> None:
-        """Until the trainer has reported from inside the run."""
-        eventually(lambda: self.job(job_id).phase is not None)
-        assert self.job(job_id).phase is not None, self.log()
-
-    def trainers(self) -> list[int]:
-        """The ids of all processes that any group has had."""
-        return [int(line) for line in self.pids.read_text().split()]
-
-
-def eventually(condition: Callable[[], object]) -> bool:
-    end = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+from tests.integration.distillation.stack import JOBS, Stack, eventually, gone
 
 
 @pytest.fixture
@@ -155,13 +31,11 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     database.migrate()
     with database.begin() as connection:
         tenant = tenants.create_tenant(connection, "tenant")
-    made = Stack(settings, database, tenant.id, base.digest, tmp_path / "pids")
+    pids = tmp_path / "pids"
+    command = ("tests.integration.distillation.supervisor", str(pids))
+    made = Stack(settings, database, tenant.id, base.digest, pids, command)
     yield made
-    for process in made.supervisors:
-        process.kill()
-        process.wait()
-    if made.pids.exists():
-        eventually(lambda: all(gone(pid) for pid in made.trainers()))
+    made.end()
     database.dispose()
 
 
@@ -253,6 +127,28 @@ def test_a_planned_shutdown_releases_the_job_and_ends_the_group(stack: Stack) ->
     assert all(gone(pid) for pid in stack.trainers())
     assert stack.alive() == []
     assert [path.name for path in (stack.settings.data_dir / "runs").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("broker", ["redis_url", "rabbitmq_url"])
+def test_it_works_and_shuts_down_the_same_over_other_brokers(
+    stack: Stack, broker: str, request: pytest.FixtureRequest
+) -> None:
+    stack.settings = stack.settings.model_copy(update={"broker_url": request.getfixturevalue(broker)})
+    supervisor = stack.start()
+    done, left = stack.admit("train"), stack.admit("deaf")
+    for job_id in (done, done, left):
+        stack.ring(job_id)
+    assert stack.until(done, "succeeded").epoch == 1
+    stack.until_working(left)
+    supervisor.terminate()
+    assert supervisor.wait(30) == 0, stack.log()
+    assert (stack.job(left).state, stack.job(left).attempts) == ("queued", 0)
+    assert all(gone(pid) for pid in stack.trainers())
+    successor = stack.start()
+    stack.ring(left)
+    stack.until_working(left)
+    assert stack.job(left).epoch == 2
+    assert successor.poll() is None
 
 
 def test_a_lost_lease_ends_the_group_and_publishes_nothing(stack: Stack) -> None:
