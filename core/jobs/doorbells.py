@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 
 TASK_NAME = "latentbank.distil"
 QUEUE = "distillation"
+FOLDER_TRANSPORT = "core.jobs.doorbell_folder:Transport"
 
 
 def celery_settings(broker_url: str, data_dir: Path) -> dict[str, Any]:
     """For `app.conf.update`. The broker is `filesystem://` (folders below `data_dir`), Redis or RabbitMQ by URL."""
     return {
         "broker_url": broker_url,
+        "broker_transport": FOLDER_TRANSPORT if _scheme(broker_url) == "filesystem" else None,
         "broker_transport_options": _transport_options(broker_url, data_dir),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -43,12 +45,16 @@ def celery_settings(broker_url: str, data_dir: Path) -> dict[str, Any]:
 
 
 def _transport_options(broker_url: str, data_dir: Path) -> dict[str, Any]:
-    scheme = urlsplit(broker_url).scheme
+    scheme = _scheme(broker_url)
     if scheme == "filesystem":
         return _folders(data_dir / "doorbells")
     if scheme in ("redis", "rediss"):
         return {"socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 25}
     return {"confirm_publish": True}
+
+
+def _scheme(broker_url: str) -> str:
+    return urlsplit(broker_url).scheme
 
 
 def _folders(root: Path) -> dict[str, Any]:
@@ -60,7 +66,6 @@ def _folders(root: Path) -> dict[str, Any]:
         "data_folder_in": str(queue),
         "data_folder_out": str(queue),
         "processed_folder": str(taken),
-        "store_processed": True,
         "control_folder": str(control),
         "polling_interval": 0.5,
     }
