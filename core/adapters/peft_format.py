@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from core.adapters.files import (
@@ -52,7 +52,8 @@ def save_adapter(
     """Writes `adapter_model.safetensors` and `adapter_config.json` into `directory`.
 
     `weights` is layer name to `(a [rank, in], b [out, rank])`, as `PackedAdapters.read` gives it; the update is
-    `alpha / rank · b·a`. `base_digest` is noted in the weights' metadata for `validate_adapter`.
+    `alpha / rank · b·a`. The same weights give the same bytes, and so the same digest. `base_digest` is noted in the
+    weights' metadata for `validate_adapter`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -61,17 +62,25 @@ def save_adapter(
         for side, tensor in zip("ab", pair, strict=True)
     }
     metadata = {"format": "pt"} | ({BASE_DIGEST: base_digest} if base_digest else {})
-    save_file(tensors, directory / WEIGHTS_FILE, metadata)
+    (directory / WEIGHTS_FILE).write_bytes(_canonical(save(tensors, metadata)))
     config = AdapterConfig(base_name, rank, alpha, tuple(targets), tuple(activation_tokens))
     (directory / CONFIG_FILE).write_text(json.dumps(config.to_json(), indent=2) + "\n")
 
 
 def load_adapter(directory: Path) -> LoadedAdapter:
-    """Reads what `save_adapter` wrote, onto the CPU; raises `AdapterInvalid` where it is not an adapter."""
+    """What `save_adapter` wrote, in RAM, independent of the file; raises `AdapterInvalid` where it is no adapter."""
     config = read_config(directory)
     try:
-        tensors = load_file(directory / WEIGHTS_FILE)
+        tensors = load((directory / WEIGHTS_FILE).read_bytes())
     except (OSError, SafetensorError) as problem:
         raise AdapterInvalid(f"{WEIGHTS_FILE} can't be read: {problem}") from problem
     weights = {layer: (tensors[a], tensors[b]) for layer, (a, b) in pairs_of(tensors).items()}
     return LoadedAdapter(weights, config.scale, config.rank, config.targets, config.activation_tokens)
+
+
+def _canonical(data: bytes) -> bytes:
+    """The same safetensors file with its header sorted: the library writes the metadata in random order."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), separators=(",", ":"), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]

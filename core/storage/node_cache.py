@@ -25,6 +25,8 @@ from core.storage.object_store import ObjectStore
 from core.storage.retries import retrying
 
 ATTEMPTS = 3
+_ROUNDS = 8
+"""How often a reader fetches an adapter that is evicted, or has gone bad, before it could be read."""
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -82,28 +84,21 @@ class NodeCache:
         manifest's, or `StorageError`; nothing is then left behind. The directory may be evicted once it is the longest
         unused: read it within `reading` where that matters.
         """
-        name = _name_of(manifest.adapter_digest)
-        try:
-            with locked(self._locks / name):
-                if not self._is_whole(name, manifest):
-                    self._download(name, manifest)
-                self._touch(name)
-        except StorageError:
-            with try_locked(self._locks / name, remove=True):
-                raise
-        return self._directory / name
+        with self.reading(manifest) as directory:
+            return directory
 
     @contextmanager
     def reading(self, manifest: Manifest) -> Iterator[Path]:
         """As `fetch`, and nobody removes the directory until the block ends."""
         name = _name_of(manifest.adapter_digest)
-        while True:
-            directory = self.fetch(manifest)
+        for _ in range(_ROUNDS):
             with locked(self._locks / name, shared=True):
-                if not directory.is_dir():  # evicted between the two locks
-                    continue
-                yield directory
-                return
+                if self._is_whole(name, manifest):
+                    self._touch(name)
+                    yield self._directory / name
+                    return
+            self._provide(name, manifest)
+        raise StorageError("The node cache loses adapters as fast as they are fetched; check its disk and its size.")
 
     def contains(self, digest: str) -> bool:
         """Whether a `fetch` would find the adapter on disk."""
@@ -136,9 +131,19 @@ class NodeCache:
                 _compare(directory / file.name, file)
         except ObjectCorrupt as problem:
             get_logger(__name__).warning("node_cache_entry_corrupt", digest=name, problem=problem.message)
-            self._remove(name)
             return False
         return True
+
+    def _provide(self, name: str, manifest: Manifest) -> None:
+        lock = self._locks / name
+        try:
+            with locked(lock):
+                if not self._is_whole(name, manifest):
+                    self._remove(name)
+                    self._download(name, manifest)
+        except StorageError:
+            with try_locked(lock, remove=True):
+                raise
 
     def _download(self, name: str, manifest: Manifest) -> None:
         self._make_room(name, manifest.total_bytes)

@@ -153,10 +153,11 @@ def _is_plain_file(path: Path) -> bool:
 
 def _put_verified(store: ObjectStore, key: str, data: bytes, attempts: int, sleep: Sleep) -> None:
     """Puts until a read gives the same bytes. Safe to repeat: key and bytes stay the same."""
+    expected = describe_file(key.rsplit("/", 1)[-1], data)
 
     def put_and_compare() -> None:
         store.put(key, data, JSON if key.endswith(".json") else BINARY)
-        _compare(store, key, describe_file(key, data))
+        _compare(store, key, expected)
 
     retrying(put_and_compare, attempts=attempts, sleep=sleep)
 

@@ -30,16 +30,24 @@ class S3Store:
     Without keys in the settings boto3 looks for credentials where it always does (profile, role, instance).
     """
 
-    def __init__(self, bucket: str, prefix: str, settings: StorageSettings) -> None:
+    def __init__(self, bucket: str, prefix: str, settings: StorageSettings, *, page_objects: int = 1000) -> None:
         self._bucket = bucket
         self._prefix = folder(prefix)
         self._attempts = settings.max_attempts
+        self._page = {"PageSize": page_objects}
         self._client = _client(settings)
 
     def put(self, key: str, data: bytes, content_type: str = BINARY) -> None:
         full = self._full(key)
-        with _failures(f"put {key}"):
-            self._client.put_object(Bucket=self._bucket, Key=full, Body=data, ContentType=content_type)
+        for left in reversed(range(self._attempts)):
+            try:
+                with _failures(f"put {key}"):
+                    self._client.put_object(Bucket=self._bucket, Key=full, Body=data, ContentType=content_type)
+                return
+            except ObjectMissing as refusal:
+                # A gateway over a file system answers 404 to a put whose folder a delete has just emptied and removed.
+                if not left:
+                    raise StorageError(f"The object store refused to put {key}: not found.") from refusal
 
     def get(self, key: str) -> bytes:
         return self._read(key, b"".join)
@@ -56,7 +64,8 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         full = self._prefix + folder(prefix)
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=full)
+        paginator = self._client.get_paginator("list_objects_v2")
+        pages = paginator.paginate(Bucket=self._bucket, Prefix=full, PaginationConfig=self._page)
         with _failures(f"list {prefix}"):
             for page in pages:
                 for entry in page.get("Contents", ()):
