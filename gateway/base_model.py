@@ -47,9 +47,11 @@ class BasePreparation:
         self._problem = "The base model is being prepared; try again in a minute."
         self._stopped = Event()
 
-    def start(self) -> None:
+    def start(self) -> Thread:
         # A daemon: the preparing child may outlast a shutdown, and its copy appears whole or not at all.
-        Thread(target=self._run, name="base-preparation", daemon=True).start()
+        thread = Thread(target=self._run, name="base-preparation", daemon=True)
+        thread.start()
+        return thread
 
     def stop(self) -> None:
         self._stopped.set()

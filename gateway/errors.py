@@ -87,14 +87,22 @@ async def _on_invalid_parameter(_request: Request, problem: Exception) -> Respon
     return error_response(400, "invalid_request", f"{param}: {first['msg']}.", param)
 
 
-async def _on_http_exception(_request: Request, problem: Exception) -> Response:
+async def _on_http_exception(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     status = problem.status_code
+    headers = {"Allow": _allowed(request)} if status == 405 else problem.headers
     message = {
         404: "There is nothing at this address.",
         405: "This address does not take that method.",
     }.get(status, http.HTTPStatus(status).phrase)
-    return error_response(status, _CODES.get(status, "invalid_request"), message, headers=problem.headers)
+    return error_response(status, _CODES.get(status, "invalid_request"), message, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """All methods of the address; the router itself names only those of the first route that it found there."""
+    path = getattr(request.scope.get("route"), "path", "")
+    methods = request.app.openapi()["paths"].get(path) or ("GET",)
+    return ", ".join(sorted(method.upper() for method in methods))
 
 
 async def _on_database_away(_request: Request, problem: Exception) -> Response:

@@ -128,7 +128,7 @@ class _OpenStream(StreamingResponse):
     def __init__(self, upstream: httpx.Response, done: Callable[[], None]) -> None:
         # Proxies on the way must not collect the events.
         headers = {"cache-control": "no-cache", **_relayed_headers(upstream), "x-accel-buffering": "no"}
-        super().__init__(_whole_events(upstream), 200, headers)
+        super().__init__(whole_events(upstream), 200, headers)
         self._upstream = upstream
         self._done = done
 
@@ -140,7 +140,7 @@ class _OpenStream(StreamingResponse):
             await _close(self._upstream)
 
 
-async def _whole_events(upstream: httpx.Response) -> AsyncIterator[bytes]:
+async def whole_events(upstream: httpx.Response) -> AsyncIterator[bytes]:
     """The stream cut between events, so that a worker that breaks off leaves no half event before the error's own."""
     tail = b""
     try:

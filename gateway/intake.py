@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,7 +33,6 @@ CHARS_PER_TOKEN_AT_MOST = 64
 TOKENS_PER_MESSAGE = 8
 """What a chat template adds around each message, rounded up."""
 
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _log = get_logger(__name__)
 
 
@@ -62,11 +60,6 @@ class Admission:
     memory: Memory
     job: Job
     created: bool
-
-
-def check_idempotency_key(key: str | None) -> None:
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise InvalidRequest("An Idempotency-Key is 1 to 255 visible ASCII characters.", param="Idempotency-Key")
 
 
 def check_context(offer: NewMemory, limits: LimitSettings, base: BaseModel) -> Context:

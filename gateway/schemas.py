@@ -6,7 +6,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# No control characters, and something that is no space.
+Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
 Collection = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 MemoryStatus = Literal["pending", "ready", "failed", "deleted"]
 JobStatus = Literal["validating", "queued", "running", "succeeded", "failed", "rejected", "cancelled"]
@@ -29,6 +30,7 @@ def _one_source_in_schema(schema: dict[str, Any]) -> None:
         (schema["properties"][name],) = [
             part for part in schema["properties"][name]["anyOf"] if part != {"type": "null"}
         ]
+    schema["properties"]["text"]["minLength"] = schema["properties"]["messages"]["minItems"] = 1
     schema["oneOf"] = [{"required": ["text"]}, {"required": ["messages"]}]
 
 
@@ -52,42 +54,53 @@ class NewMemory(Input):
 
 class NewTenant(Input):
     name: Printable = Field(max_length=200)
-    weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False, strict=False)
+    weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
     """Share of the distillation workers' time against other tenants."""
 
 
-class MemorySelection(BaseModel):
+class MemorySelection(Input):
     """Which memories a question may be answered from, and how it is decided."""
 
-    ids: list[str] | None = None
+    ids: list[str] | None = Field(None, min_length=1, max_length=64)
     collection: str | None = None
-    top_k: int | None = Field(None, ge=1)
-    mode: Literal["auto", "off", "force"] | None = None
+    top_k: int | None = Field(None, ge=1, le=16)
+    mode: Literal["auto", "off", "force"] = "auto"
     threshold: float | None = Field(None, ge=0, le=1)
 
 
-class Question(BaseModel):
-    """What the gateway itself looks at in a request that it passes on; the inference worker checks the rest."""
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
 
-    model_config = ConfigDict(extra="allow")
+
+class QuestionMessage(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+
+class Question(BaseModel):
+    """The fields of OpenAI's requests that an inference worker takes; it refuses those that it can't honour."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
 
     model: str
     """The base model's name (the gate chooses a memory, or none), or a memory's id (that memory, no gate)."""
-    stream: bool | None = None
+    stream: bool = False
     max_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0)
+    temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = None
-    stop: str | list[str] | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     memory: MemorySelection | None = None
 
 
 class ChatQuestion(Question):
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[QuestionMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
 
 
 class CompletionQuestion(Question):
-    prompt: str | list[Any]
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
 
 
 class ErrorDetail(BaseModel):

@@ -30,10 +30,11 @@ def event_bytes(event: JobEvent) -> bytes:
 def event_stream(news: News, after: int, poll_seconds: float, stopping: Event) -> StreamingResponse:
     """Polls `news` in a thread. When the process stops the stream ends without `[DONE]`: the reader comes again."""
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_events(news, after, poll_seconds, stopping), 200, headers, MEDIA_TYPE)
+    return StreamingResponse(events_of(news, after, poll_seconds, stopping), 200, headers, MEDIA_TYPE)
 
 
-async def _events(news: News, after: int, poll_seconds: float, stopping: Event) -> AsyncIterator[bytes]:
+async def events_of(news: News, after: int, poll_seconds: float, stopping: Event) -> AsyncIterator[bytes]:
+    """The bytes of the stream, from the event after `after` on."""
     yield b"retry: 2000\n\n"
     spoken_at = time.monotonic()
     while not stopping.is_set():

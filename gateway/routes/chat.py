@@ -25,7 +25,7 @@ def _answer(shape: str) -> dict[int | str, dict[str, Any]]:
             "`stream` as server-sent events.",
             "content": {
                 "application/json": {"schema": {"type": "object"}},
-                "text/event-stream": {"schema": {"type": "string"}},
+                "text/event-stream": {"schema": {"description": f"Each event's `data` is a chunk of a {shape}."}},
             },
         },
         **_ERRORS,

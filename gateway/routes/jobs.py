@@ -8,33 +8,33 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from core.errors import InvalidRequest
 from core.jobs.states import ENDED
 from core.truth.jobs import get_job, list_events, list_jobs, request_cancel
 from core.truth.records import JobEvent
 from gateway.auth import CurrentTenant
 from gateway.openapi import errors
-from gateway.routes.parameters import After, Limit, known_id
+from gateway.routes.parameters import AfterJob, Limit, OfMemory, known_id
 from gateway.schemas import JobEventObject, JobObject, JobStatus, Page
 from gateway.services import Parts
 from gateway.sse import MEDIA_TYPE, event_stream
 from gateway.views import event_object, job_object, page
 
 EVENTS_AT_ONCE = 100
-_LARGEST_ID = 2**63 - 1
 
 router = APIRouter(tags=["jobs"])
-AfterEvent = Annotated[int, Query(ge=0, le=_LARGEST_ID, description="Id of the last event already seen.")]
+AfterEvent = Annotated[int, Query(ge=0, lt=2**63, description="Id of the last event already seen.")]
 LastEventId = Annotated[
     str | None,
     Header(
-        alias="Last-Event-ID", description="Of an event stream: the id of the last event seen; goes before `after`."
+        alias="Last-Event-ID",
+        pattern="^[0-9]{1,18}$",
+        description="Of an event stream: the id of the last event seen; goes before `after`.",
     ),
 ]
 _STREAM: dict[str, Any] = {
     "description": "The events so far as a list; with `Accept: text/event-stream` as server-sent events, which go on "
     "until the job has ended and then say `data: [DONE]`.",
-    "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    "content": {MEDIA_TYPE: {"schema": {"description": "Each event's `data` is a job event."}}},
 }
 
 
@@ -42,10 +42,10 @@ _STREAM: dict[str, Any] = {
 def jobs(
     parts: Parts,
     tenant: CurrentTenant,
-    after: After = None,
+    after: AfterJob = None,
     limit: Limit = 20,
     status: JobStatus | None = None,
-    memory_id: Annotated[str | None, Query(max_length=64)] = None,
+    memory_id: OfMemory = None,
 ) -> Page[JobObject]:
     """The tenant's jobs, newest first."""
     with parts.database.read() as connection:
@@ -85,7 +85,7 @@ async def events(
 ) -> Page[JobEventObject] | Response:
     """The job's events, oldest first."""
     known_id("job", job_id)
-    seen = after if last_event_id is None else _event_id(last_event_id)
+    seen = after if last_event_id is None else int(last_event_id)
 
     def news(after: int, limit: int = EVENTS_AT_ONCE) -> tuple[Sequence[JobEvent], bool]:
         with parts.database.read() as connection:
@@ -98,9 +98,3 @@ async def events(
         return page(found, limit, event_object)
     await run_in_threadpool(news, seen, 1)  # a 404 must come before the stream begins
     return event_stream(news, seen, parts.settings.gateway.event_poll_seconds, parts.stopping)
-
-
-def _event_id(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) > _LARGEST_ID:
-        raise InvalidRequest("Last-Event-ID is the number of an event.", param="Last-Event-ID")
-    return int(text)

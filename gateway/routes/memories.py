@@ -14,9 +14,9 @@ from core.truth.memories import delete_memory, get_memory, list_memories
 from core.truth.records import Tenant
 from gateway.auth import CurrentTenant
 from gateway.bodies import read_json
-from gateway.intake import Admission, check_context, check_idempotency_key, take_in
+from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
-from gateway.routes.parameters import After, Limit, known_id
+from gateway.routes.parameters import AfterMemory, Limit, known_id
 from gateway.schemas import MemoryDeleted, MemoryObject, NewMemory, Page
 from gateway.services import Parts, Services
 from gateway.views import memory_deleted, memory_object, page
@@ -28,6 +28,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
+        pattern=r"^[\x21-\x7e]{1,255}$",
         description="Makes a retry safe: the same key with the same body gives the first answer again, with another "
         "body a 409. 1 to 255 visible ASCII characters.",
     ),
@@ -47,7 +48,6 @@ async def remember(
 ) -> MemoryObject:
     """Takes a context in; a job distils it. The answer names both."""
     try:
-        check_idempotency_key(idempotency_key)
         offer, _ = await read_json(request, NewMemory, parts.settings.limits.body_bytes)
         # One thread from the checks to the commit: a client that leaves can't leave half of it behind.
         admission = await run_in_threadpool(_take_in, parts, tenant, offer, idempotency_key)
@@ -64,7 +64,7 @@ async def remember(
 def memories(
     parts: Parts,
     tenant: CurrentTenant,
-    after: After = None,
+    after: AfterMemory = None,
     limit: Limit = 20,
     collection: OfCollection = None,
     include_deleted: bool = False,

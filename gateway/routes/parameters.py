@@ -9,7 +9,13 @@ from fastapi import Query
 from core.errors import NotFound
 from core.ids import Kind, is_id
 
-After = Annotated[str | None, Query(max_length=64, description="Id of the last item already seen.")]
+_ID = "^{kind}_[a-z2-7]{{26}}$"
+_AFTER = "Id of the last item already seen."
+
+AfterMemory = Annotated[str | None, Query(pattern=_ID.format(kind="mem"), description=_AFTER)]
+AfterJob = Annotated[str | None, Query(pattern=_ID.format(kind="job"), description=_AFTER)]
+AfterTenant = Annotated[str | None, Query(pattern=_ID.format(kind="tenant"), description=_AFTER)]
+OfMemory = Annotated[str | None, Query(pattern=_ID.format(kind="mem"), description="Only those of this memory.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Items per page.")]
 
 

@@ -10,7 +10,7 @@ from core.truth.tenants import create_tenant, issue_key, list_tenants
 from gateway.auth import Admin
 from gateway.bodies import read_json
 from gateway.openapi import errors, takes
-from gateway.routes.parameters import After, Limit
+from gateway.routes.parameters import AfterTenant, Limit
 from gateway.schemas import NewTenant, NewTenantObject, Page, TenantObject
 from gateway.services import Parts, Services
 from gateway.views import page, tenant_object
@@ -32,7 +32,7 @@ async def create(request: Request, parts: Parts) -> NewTenantObject:
 
 
 @router.get("/v1/tenants", responses=errors(400, 401, 403, 503))
-def tenants(parts: Parts, after: After = None, limit: Limit = 20) -> Page[TenantObject]:
+def tenants(parts: Parts, after: AfterTenant = None, limit: Limit = 20) -> Page[TenantObject]:
     """All tenants, oldest first."""
     with parts.database.read() as connection:
         everyone = list_tenants(connection)
