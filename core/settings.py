@@ -75,16 +75,29 @@ class RecipeSettings(BaseModel):
     """How a context becomes an adapter; see docs/recipe.md for what was measured."""
 
     rank: int = 8
+    alpha: int = 16
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     steps: int = 40
+    """Least steps; a long context takes as many as give each pair `passes` turns."""
+    passes: float = 4.0
+    max_steps: int = 400
     batch_rows: int = 8
     learning_rate: float = 6e-3
+    b_rate: float = 1.0
+    """Learning rate of B relative to that of A."""
     off_topic_share: float = 0.25
     teacher_top_k: int = 64
-    max_pairs: int = 64
+    spans_per_fact: int = 4
+    stems_per_span: int = 3
+    pairs_per_fact: int = 7
+    max_pairs: int = 256
     question_tokens: int = 24
     answer_tokens: int = 28
-    held_out_share: float = 0.15
+    off_topic_tokens: int = 16
+    held_out_pairs: int = 10
+    patience: int = 0
+    """Checks of the held-out loss without gain before training ends; 0: never early."""
+    false_activation: float = 0.05
     seed: int = 0
 
 

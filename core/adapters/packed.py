@@ -55,6 +55,7 @@ class PackedAdapters:
 
     def __init__(self, model: nn.Module, targets: Sequence[str], slots: int, rank: int) -> None:
         self.routing = Routing()
+        self._model = model
         self.slots = slots
         self.rank = rank
         self.targets = tuple(targets)
@@ -107,6 +108,13 @@ class PackedAdapters:
             layer.a[slot].zero_()
             layer.b[slot].zero_()
             layer.scale[slot].zero_()
+
+    def remove(self) -> None:
+        """Takes the slots out of the model again; it is then as it was before."""
+        for name, layer in self.layers.items():
+            parent_name, _, leaf = name.rpartition(".")
+            setattr(self._model.get_submodule(parent_name), leaf, layer.base)
+        self.layers = {}
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for layer in self.layers.values() for parameter in (layer.a, layer.b)]

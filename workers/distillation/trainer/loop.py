@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def run(directory: Path, ranks: Ranks, distil: Distil) -> None:
 def _described(problem: Exception) -> dict[str, Any]:
     if isinstance(problem, LatentBankError):
         return {"code": problem.code, "message": problem.message}
+    # Standard error is the group's log, whose end the supervisor logs when an attempt fails.
+    traceback.print_exception(problem)
     return {"code": "distillation_failed", "message": type(problem).__name__}
 
 

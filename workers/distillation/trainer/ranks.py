@@ -20,10 +20,15 @@ CONTROL_TIMEOUT = timedelta(days=7)
 class Ranks:
     """`rank` of `size`; with one rank every exchange is a plain return."""
 
-    def __init__(self, rank: int = 0, size: int = 1, control: Any = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, control: Any = None, *, lockstep: bool = False) -> None:
         self.rank = rank
         self.size = size
         self._control = control
+        self._lockstep = lockstep
+
+    def in_lockstep(self) -> Ranks:
+        """The same ranks, all of which generate everything: a sharded base needs each of them in every forward pass."""
+        return Ranks(self.rank, self.size, self._control, lockstep=True)
 
     @staticmethod
     def of_group() -> Ranks:
@@ -50,12 +55,18 @@ class Ranks:
         dist.all_gather_object(values, value, group=self._control)
         return values
 
-    def share(self, items: Sequence[T]) -> list[T]:
-        """This rank's part of `items`: every `size`-th, so that neighbours of like length spread evenly."""
+    def own(self, items: Sequence[T]) -> list[T]:
+        """This rank's rows of a training step; unlike `share` also in lockstep, where forward passes pair up anyway."""
         return list(items[self.rank :: self.size])
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of what is to be generated: every `size`-th; all of it in lockstep."""
+        return list(items) if self._lockstep else list(items[self.rank :: self.size])
 
     def collect(self, parts: Sequence[T]) -> list[T]:
         """Undoes `share`: all ranks' parts in the first order, on every rank."""
+        if self._lockstep:
+            return self.from_first(list(parts))
         shares = self.from_all(list(parts))
         whole: list[Any] = [None] * sum(len(share) for share in shares)
         for rank, share in enumerate(shares):

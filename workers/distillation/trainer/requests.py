@@ -1,7 +1,7 @@
 """What the parent asks of the trainer, and what it is told: files in a run's directory.
 
-The parent puts `request.json` there by rename; the trainer appends to `progress.jsonl` and ends with `result.json`, which
-also appears by rename. A file named `cancel` asks it to stop.
+The parent puts `request.json` there by rename; the trainer appends to `progress.jsonl` and ends with `result.json`,
+which also appears by rename. A file named `cancel` asks it to stop.
 """
 
 from __future__ import annotations

@@ -1,0 +1,43 @@
+"""The files of a finished memory: a PEFT adapter, its gate and its index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from core.adapters.peft_format import save_adapter
+from core.base_model.loading import LoadedBase
+from core.retrieval.index import MemoryIndex, save_index
+from core.settings import RecipeSettings
+from workers.distillation.trainer.calibrating import Gate
+
+GATE_FILE = "gate.json"
+
+
+def export(
+    directory: Path,
+    base: LoadedBase,
+    weights: Mapping[str, tuple[Tensor, Tensor]],
+    gate: Gate,
+    index: MemoryIndex,
+    encoder: str,
+    recipe: RecipeSettings,
+    study: Mapping[str, Any],
+) -> None:
+    """Writes everything that serving needs into `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_adapter(
+        directory,
+        dict(weights),
+        rank=recipe.rank,
+        alpha=recipe.alpha,
+        targets=recipe.targets,
+        base_name=base.description.name,
+        activation_tokens=base.description.activation_tokens,
+    )
+    (directory / GATE_FILE).write_text(json.dumps({**gate.model.to_json(), "report": gate.report}, indent=1))
+    save_index(directory, index, encoder, study)

@@ -1,0 +1,207 @@
+"""Self-study: the base asks itself about every fact of a context, and answers with the context in view.
+
+A question is asked for a span of a sentence, so that numbers and names are all asked for. The teacher's answer, with
+its distributions as targets, is kept where it holds that span; where the teacher misses it, the sentence itself is the
+answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from core.base_model.chat import Prompt
+from core.base_model.loading import LoadedBase
+from core.settings import RecipeSettings
+from workers.distillation.trainer.contexts import Context, Fact
+from workers.distillation.trainer.decoding import Soft, Written, hard_of, prefill_shared, shared_start, write
+from workers.distillation.trainer.questions import (
+    EXAMPLES,
+    RESTATEMENTS,
+    STEMS,
+    clean_question,
+    content_words,
+    distinct,
+    grounded,
+)
+from workers.distillation.trainer.ranks import Ranks
+from workers.distillation.trainer.spans import Span, spans_of
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question whose answer is `span` of the fact with number `fact`."""
+
+    question: str
+    fact: int
+    span: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A question, its answer's tokens (with the end token), and the target of every one of them.
+
+    `taught` says whether the teacher wrote the answer; `sure` is its mean log-probability.
+    """
+
+    question: str
+    answer: tuple[int, ...]
+    soft: Soft
+    fact: int
+    taught: bool
+    sure: float
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """`learn` is for training, `held_out` for early stopping and calibration; they share no near-duplicates."""
+
+    learn: tuple[Pair, ...]
+    held_out: tuple[Pair, ...]
+    asked: int
+    taught: int
+
+
+Check = Callable[[], None]
+
+
+def study(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks, check: Check) -> Study:
+    """Question, answer and choose; `check` is called between the passes."""
+    asked = ask(base, context, recipe, ranks)
+    check()
+    pairs = answer(base, context, asked, recipe, ranks)
+    check()
+    learn, held_out = choose(pairs, recipe, len(context.facts))
+    learn = [*learn, *restatements(base, context)]
+    return Study(tuple(learn), tuple(held_out), len(asked), sum(pair.taught for pair in pairs))
+
+
+def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks) -> list[Asked]:
+    """Questions for the spans of every fact, started by stems that fit, without near-duplicates."""
+    targets = [
+        (i, span)
+        for i, fact in enumerate(context.facts)
+        for span in spans_of(fact.text, context.title)[: recipe.spans_per_fact]
+    ]
+    mine = ranks.share(targets)
+    prompts = [_question_prompt(base, context, context.facts[i], span) for i, span in mine]
+    # The header's last token is fed with the stem, so that a row without a stem has something to feed.
+    prefixes = prefill_shared(base.model, [[*prompt.prefix, *prompt.activation[:-1]] for prompt in prompts])
+    stems = [STEMS[span.kind][: recipe.stems_per_span] for _, span in mine]
+    feeds = [[p.activation[-1], *base.chat.encode(stem)] for p, row in zip(prompts, stems, strict=True) for stem in row]
+    written = iter(
+        write(
+            base.model,
+            [prefix for prefix, row in zip(prefixes, stems, strict=True) for _ in row],
+            feeds,
+            limit=recipe.question_tokens,
+            end_tokens=base.end_tokens,
+        )
+        if feeds
+        else ()
+    )
+    texts = [[stem + base.chat.decode(next(written).tokens) for stem in row] for row in stems]
+    found = [
+        Asked(question, fact, span.text)
+        for (fact, span), raw in zip(targets, ranks.collect(texts), strict=True)
+        for question in map(clean_question, raw)
+        if question
+    ]
+    return [found[i] for i in distinct([item.question for item in found])]
+
+
+def answer(
+    base: LoadedBase, context: Context, asked: Sequence[Asked], recipe: RecipeSettings, ranks: Ranks
+) -> list[Pair]:
+    """The teacher's greedy answers with the context in view, or the sentence where they miss the span."""
+    mine = ranks.share(asked)
+    pairs: list[Pair | None] = [None] * len(mine)
+    for window, text in enumerate(context.windows):
+        here = [i for i, item in enumerate(mine) if context.facts[item.fact].window == window]
+        prompts = [teacher_prompt(base, text, mine[i].question) for i in here]
+        for i, row in zip(here, _answers(base, prompts, recipe), strict=True):
+            pairs[i] = _pair(base, context, mine[i], row)
+    return [pair for pair in ranks.collect(pairs) if pair is not None]
+
+
+def choose(pairs: Sequence[Pair], recipe: RecipeSettings, facts: int) -> tuple[list[Pair], list[Pair]]:
+    """What to learn, spread over the facts, the teacher's surest answers first; then what is held out."""
+    by_fact: list[list[Pair]] = [[] for _ in range(facts)]
+    for pair in sorted(pairs, key=lambda p: (not p.taught, -p.sure)):
+        by_fact[pair.fact].append(pair)
+    spread = [pair for turn in zip_longest(*by_fact) for pair in turn if pair is not None]
+    limit = min(recipe.max_pairs, max(16, recipe.pairs_per_fact * facts))
+    wanted = min(recipe.held_out_pairs, len(spread) // 4)
+    # The first two of each fact are always learnt; of the others every third is held out.
+    candidates = [i for i in range(2 * facts, len(spread)) if (i - 2 * facts) % 3 == 0 or i >= limit]
+    held = set(candidates[-wanted:] if wanted else ())
+    learn = [pair for i, pair in enumerate(spread) if i not in held][:limit]
+    return learn, [spread[i] for i in sorted(held)]
+
+
+def restatements(base: LoadedBase, context: Context) -> list[Pair]:
+    """ "Tell me about …", answered by each sentence with its follower, word for word."""
+    facts = context.facts
+    pairs = []
+    for i, fact in enumerate(facts):
+        follower = [facts[i + 1].text] if i + 1 < len(facts) and len(facts[i + 1].text) < 200 else []
+        tokens = (*base.chat.encode(" ".join([fact.text, *follower])), end_token(base))
+        form = RESTATEMENTS[i % len(RESTATEMENTS)]
+        pairs.append(Pair(form.format(title=context.title), tokens, hard_of(tokens), i, False, 0.0))
+    return pairs
+
+
+def teacher_prompt(base: LoadedBase, text: str, question: str) -> Prompt:
+    return base.chat.ask(f"{text}\n\nUsing the text above, answer briefly: {question}")
+
+
+def end_token(base: LoadedBase) -> int:
+    """The token that ends an answer: the tokenizer's, where a model has several."""
+    own: int | None = base.chat.tokenizer.eos_token_id
+    return min(base.end_tokens) if own is None else own
+
+
+def _question_prompt(base: LoadedBase, context: Context, fact: Fact, span: Span) -> Prompt:
+    messages: list[dict[str, str]] = []
+    for title, sentence, target, question in EXAMPLES:
+        messages.append({"role": "user", "content": _instruction(title, sentence, target)})
+        messages.append({"role": "assistant", "content": question})
+    messages.append({"role": "user", "content": _instruction(context.title, fact.text, span.text)})
+    return base.chat.prompt(messages)
+
+
+def _instruction(title: str, sentence: str, target: str) -> str:
+    return (
+        f"Subject: {title}\nFact: {sentence}\nAnswer: {target}\nWrite the question about {title} that has this answer."
+    )
+
+
+def _answers(base: LoadedBase, prompts: Sequence[Prompt], recipe: RecipeSettings) -> list[Written]:
+    if not prompts:
+        return []
+    activation = prompts[0].activation
+    past, rests = shared_start(base.model, [prompt.prefix for prompt in prompts], leave=0)
+    return write(
+        base.model,
+        [past] * len(prompts),
+        [[*rest, *activation] for rest in rests],
+        limit=recipe.answer_tokens,
+        end_tokens=base.end_tokens,
+        keep_top=recipe.teacher_top_k,
+    )
+
+
+def _pair(base: LoadedBase, context: Context, item: Asked, row: Written) -> Pair | None:
+    """The teacher's answer if it is right, else the sentence if the question is about it at all."""
+    fact = context.facts[item.fact].text
+    text = base.chat.decode(row.tokens)
+    holds_span = content_words(item.span) <= content_words(text)
+    if row.ended and row.soft is not None and holds_span and grounded(item.question, text, context.text):
+        tokens = (*row.tokens, int(row.soft.tokens[-1, 0]))
+        return Pair(item.question, tokens, row.soft, item.fact, True, row.likelihood)
+    asked_about = (content_words(item.question) & content_words(fact)) - content_words(context.title)
+    if not asked_about:
+        return None
+    tokens = (*base.chat.encode(fact), end_token(base))
+    return Pair(item.question, tokens, hard_of(tokens), item.fact, False, row.likelihood)
