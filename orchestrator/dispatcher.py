@@ -67,9 +67,8 @@ class Dispatcher:
         return Rung(tuple(dispatched), tuple(again)), waits
 
     def _dispatch(self, connection: Connection, flight: jobs.InFlight, free: int) -> tuple[list[str], list[float]]:
-        contenders = jobs.dispatchable(
-            connection, flight, in_flight_per_tenant=self._settings.in_flight_per_tenant, heads=free + 1
-        )
+        cap = self._settings.in_flight_per_tenant
+        contenders = jobs.dispatchable(connection, flight, in_flight_per_tenant=cap, heads=min(free, cap) + 1)
         selection = fairness.select(contenders, free, QUANTUM_SECONDS)
         owners = {job.job_id: tenant.tenant_id for tenant in contenders for job in tenant.waiting}
         deficits = dict(selection.deficits)
@@ -82,7 +81,9 @@ class Dispatcher:
             dispatched.append(job.job_id)
             if departure.first:
                 waits.append(departure.seconds_since_admission)
-        jobs.charge(connection, deficits, selection.turns)
+        before = {tenant.tenant_id: (tenant.deficit, tenant.turn) for tenant in contenders}
+        changed = {id_: d for id_, d in deficits.items() if (d, selection.turns[id_]) != before[id_]}
+        jobs.charge(connection, changed, selection.turns)
         return dispatched, waits
 
     def _ring(self, job_ids: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select, update
 
 from core.jobs.fairness import Contender, Waiting, decayed
 from core.jobs.states import State
@@ -95,12 +95,15 @@ def mark_dispatched(connection: Connection, job_id: str) -> Departure | None:
 
 def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:
     """Writes the shares after a selection, in the transaction that locked them by `dispatchable`."""
-    for tenant_id in sorted(deficits):
-        connection.execute(
-            update(fair_shares)
-            .where(fair_shares.c.tenant_id == tenant_id)
-            .values(deficit_seconds=deficits[tenant_id], turn=turns[tenant_id], updated_at=now())
-        )
+    if not deficits:
+        return
+    statement = (
+        update(fair_shares)
+        .where(fair_shares.c.tenant_id == bindparam("tenant"))
+        .values(deficit_seconds=bindparam("deficit"), turn=bindparam("place"), updated_at=now())
+    )
+    shares = [{"tenant": t, "deficit": deficits[t], "place": turns[t]} for t in sorted(deficits)]
+    connection.execute(statement, shares)
 
 
 def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) -> list[str]:

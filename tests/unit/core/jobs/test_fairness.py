@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.jobs.fairness import Contender, Waiting, decayed, select
@@ -111,6 +111,7 @@ TENANTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(TENANTS, st.lists(st.integers(1, 5), min_size=1, max_size=40))
 def test_capacity_is_used_as_long_as_anything_waits(
     tenants: list[tuple[float, list[float]]], capacities: list[int]
@@ -121,6 +122,7 @@ def test_capacity_is_used_as_long_as_anything_waits(
         assert len(dispatch(state, capacity)) == min(capacity, waiting)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.2, 5.0), st.floats(1.0, 300.0)), min_size=2, max_size=5), st.integers(1, 4))
 def test_backlogged_tenants_stay_within_a_bound_of_their_share(
     tenants: list[tuple[float, float]], capacity: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import IllegalTransition
@@ -114,6 +114,7 @@ def test_every_reason_belongs_to_one_end() -> None:
     assert set(ENDS.values()) == ENDED
 
 
+@settings(deadline=None)
 @given(st.lists(EVENTS, max_size=30))
 def test_no_history_breaks_the_rules(events: list[Event]) -> None:
     job = JobState()
