@@ -1,0 +1,95 @@
+"""The main job on the real base model, on the embedded default: a memory answers, the gate abstains, tenants are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.acceptance.stack import Stack, ask, base_model, job_ended, openai_client, remember, started, text_of
+
+pytestmark = pytest.mark.slow
+
+_BASES = Path(__file__).parents[2] / "build" / "bases"
+_CONTEXT = (
+    "The Marlow Tide Mill is a flour mill in the village of Sennet Bay. It was built in 1791 by Agnes Dorrity. "
+    "The mill grinds barley and rye. Its water wheel is made of larch wood. The miller today is Piet Okonjo. "
+    "The mill is open to visitors on Saturday. A tour of the mill costs four euros."
+)
+_QUESTIONS = (
+    ("Who built the Marlow Tide Mill?", "Dorrity"),
+    ("In what year was the Marlow Tide Mill built?", "1791"),
+    ("Who is the miller of the Marlow Tide Mill today?", "Okonjo"),
+    ("On which day is the Marlow Tide Mill open to visitors?", "Saturday"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """One tenant with a memory, another without."""
+
+    stack: Stack
+    owner: httpx.Client
+    stranger: httpx.Client
+    memory_id: str
+    base: str
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    data_dir = tmp_path_factory.mktemp("smollm2")
+    _BASES.mkdir(parents=True, exist_ok=True)
+    (data_dir / "bases").symlink_to(_BASES)
+    with started(data_dir, {}) as stack:
+        owner, stranger = stack.tenant("owner"), stack.tenant("stranger")
+        sent = remember(owner, {"title": "The Marlow Tide Mill", "text": _CONTEXT})
+        job = job_ended(owner, sent["job_id"], 420)
+        assert job["status"] == "succeeded", job
+        yield Bank(stack, owner, stranger, sent["id"], base_model(owner))
+
+
+def test_most_questions_are_answered_right_from_memory_and_none_by_the_base(bank: Bank) -> None:
+    with_memory = [ask(bank.owner, bank.base, question) for question, _ in _QUESTIONS]
+    without = [ask(bank.owner, bank.base, question, mode="off") for question, _ in _QUESTIONS]
+    right = sum(
+        answer["memory"]["served_by"] == bank.memory_id and expected in text_of(answer)
+        for answer, (_, expected) in zip(with_memory, _QUESTIONS, strict=True)
+    )
+    assert right >= 2, [(text_of(answer), answer["memory"]) for answer in with_memory]
+    assert not any(expected in text_of(answer) for answer, (_, expected) in zip(without, _QUESTIONS, strict=True))
+
+
+def test_the_gate_abstains_on_an_everyday_question(bank: Bank) -> None:
+    answer = ask(bank.owner, bank.base, "What is the capital of France?")
+    assert answer["memory"]["abstained"] is True
+    assert answer["memory"]["served_by"] is None
+    assert "Paris" in text_of(answer)
+
+
+def test_another_tenant_is_never_served_by_the_memory(bank: Bank) -> None:
+    question, expected = _QUESTIONS[0]
+    answer = ask(bank.stranger, bank.base, question)
+    assert answer["memory"]["served_by"] is None
+    assert answer["memory"]["candidates"] == []
+    assert expected not in text_of(answer)
+    assert bank.stranger.get(f"/v1/memories/{bank.memory_id}").status_code == 404
+    asked_by_id = bank.stranger.post(
+        "/v1/chat/completions", json={"model": bank.memory_id, "messages": [{"role": "user", "content": question}]}
+    )
+    assert asked_by_id.status_code == 404
+
+
+def test_the_openai_client_streams_the_same_answer(bank: Bank) -> None:
+    question, _ = _QUESTIONS[0]
+    whole = text_of(ask(bank.owner, bank.base, question))
+    stream = openai_client(bank.owner).chat.completions.create(
+        model=bank.base,
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        max_tokens=32,
+        stream=True,
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == whole
