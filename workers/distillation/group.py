@@ -122,6 +122,18 @@ class TrainerGroup:
         with self._changing:
             self._end()
 
+    def last_words(self) -> str:
+        """The end of what the group wrote to its standard error, or nothing where there is no group."""
+        log = self._log_path()
+        if log is None:
+            return ""
+        try:
+            with log.open("rb") as file:
+                file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+
     def _spawn(self) -> Path:
         directory = self._scratch / new_id("run")
         inbox = directory / "inbox"
@@ -196,21 +208,10 @@ class TrainerGroup:
         return False
 
     def _lost(self, what: str) -> TrainerLost:
-        last_words = self._tail()
+        last_words = self.last_words()
         guard = self._guard
         code = guard.poll() if guard is not None else None
         return TrainerLost(f"{what}{'' if code is None else f' (exit code {code})'}.", last_words=last_words)
-
-    def _tail(self) -> str:
-        log = self._log_path()
-        if log is None:
-            return ""
-        try:
-            with log.open("rb") as file:
-                file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-                return file.read().decode(errors="replace").strip()
-        except FileNotFoundError:
-            return ""
 
     def _shorten_log(self) -> None:
         # The group appends, so a shortened file simply goes on from its new end.

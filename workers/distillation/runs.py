@@ -136,7 +136,7 @@ def _memory(fields: Mapping[str, Any]) -> MemoryResult:
         training=dict(fields.get("training") or {}),
         gate=dict(fields.get("gate") or {}),
         error=_text(error),
-        error_code=str(code or "distillation_failed"),
+        error_code=str(code or "training_failed"),
     )
 
 

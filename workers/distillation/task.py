@@ -49,6 +49,8 @@ _STORE_ATTEMPTS = 4
 _RETRY_SECONDS = 0.5
 # The trainer's words for a context that no attempt could make a memory of.
 _UNUSABLE = frozenset({"empty_context", "context_too_long", "context_unusable", "invalid_request"})
+# The trainer's word for an error that it did not foresee.
+_UNEXPECTED = "distillation_failed"
 
 T = TypeVar("T")
 
@@ -219,6 +221,11 @@ class Attempt:
             raise TrainerLost(run.error or "The training processes answered without a result.")
         if result.error is not None and result.error_code == Unavailable.code:
             raise Unavailable(result.error)
+        if result.error is not None and result.error_code == _UNEXPECTED:
+            # Out of memory, a broken collective: not this memory's fault, and nothing to train the next one with.
+            last_words = self.at.group.last_words()
+            self.at.group.kill()
+            raise TrainerLost(f"Training failed unexpectedly ({result.error}).", last_words=last_words)
         if result.error is not None:
             reason = Reason.CONTEXT_UNUSABLE if result.error_code in _UNUSABLE else Reason.TRAINING_FAILED
             raise MemoryFailed(reason, result.error_code, result.error)
@@ -267,6 +274,7 @@ class Attempt:
         return self._write(lambda connection: jobs.get_job(connection, self.claim.job.tenant_id, self.claim.job.id))
 
     def _end(self, reason: Reason, code: str | None, message: str | None) -> Outcome:
+        _log.warning("the job ends without an adapter", reason=reason, code=code, problem=message)
         self._write(lambda connection: jobs.finish(connection, self.claim, ENDS[reason], reason, code, message))
         return Outcome.FAILED
 

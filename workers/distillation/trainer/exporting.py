@@ -38,6 +38,7 @@ def export(
         targets=recipe.targets,
         base_name=base.description.name,
         activation_tokens=base.description.activation_tokens,
+        base_digest=base.description.digest,
     )
     (directory / GATE_FILE).write_text(json.dumps({**gate.model.to_json(), "report": gate.report}, indent=1))
     save_index(directory, index, encoder, study)

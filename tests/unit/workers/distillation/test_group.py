@@ -107,7 +107,7 @@ def test_a_group_stays_warm_between_runs(make_group: MakeGroup) -> None:
         with group.run(asking("refuse"), lines.append, never) as result:
             memory = result.of("mem_a")
             assert memory is not None
-            assert (memory.error_code, memory.error) == ("distillation_failed", "This text can't be learnt.")
+            assert (memory.error_code, memory.error) == ("training_failed", "This text can't be learnt.")
     assert [line.phase for line in lines] == ["self_study", "self_study"]
     assert lines[0].data["pid"] == lines[1].data["pid"]
 

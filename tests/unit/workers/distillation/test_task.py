@@ -166,7 +166,7 @@ def test_a_doubled_doorbell_runs_once(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("text", "state", "reason", "code", "words"),
     [
-        ("refuse", "failed", "training_failed", "distillation_failed", "This text can't be learnt."),
+        ("refuse", "failed", "training_failed", "training_failed", "This text can't be learnt."),
         ("nan", "failed", "adapter_invalid", "adapter_invalid", "not finite"),
     ],
 )
@@ -195,10 +195,12 @@ def test_a_memory_admitted_for_another_base_is_refused(bench: Bench) -> None:
     assert (bench.job(job_id).state, bench.job(job_id).reason) == ("rejected", "wrong_base")
 
 
-def test_a_lost_group_costs_an_attempt_until_the_job_is_poison(bench: Bench) -> None:
-    job_id = bench.admit("die")
+@pytest.mark.parametrize("how", ["die", "break"])
+def test_a_lost_or_broken_group_costs_an_attempt_until_the_job_is_poison(bench: Bench, how: str) -> None:
+    job_id = bench.admit(how)
     assert bench.worker.perform(job_id) is Outcome.GIVEN_UP
     assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("queued", 1)
+    assert not bench.worker.group.alive
     assert bench.worker.perform(job_id) is Outcome.GIVEN_UP
     job = bench.job(job_id)
     assert (job.state, job.reason, job.attempts) == ("failed", "poison", 2)
