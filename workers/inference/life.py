@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -20,6 +21,9 @@ from core.truth.database import Database
 from workers.inference.assembly import open_service
 from workers.inference.scheduler import Engine
 from workers.inference.server import Worker
+
+ADMISSIONS = 32
+"""Questions that are made ready at once, before they come to the engine."""
 
 log = get_logger(__name__)
 
@@ -45,6 +49,8 @@ class Life:
     @asynccontextmanager
     async def around(self, _: FastAPI) -> AsyncIterator[None]:
         """The base loads beside the server, which already answers `/health`."""
+        # A question may wait for a download; that must not hold up those whose adapters are here.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(ADMISSIONS, "admit"))
         living = asyncio.create_task(self._live())
         try:
             yield

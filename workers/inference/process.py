@@ -1,9 +1,8 @@
-"""`python -m workers.inference`: one inference worker."""
+"""One inference worker as a process."""
 
 from __future__ import annotations
 
 import signal
-import sys
 
 import uvicorn
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -62,7 +61,3 @@ def serve(settings: Settings) -> int:
     server.run()
     database.dispose()
     return 1 if failed or not server.started else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

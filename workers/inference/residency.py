@@ -66,6 +66,7 @@ class Residency:
         self._node_cache = node_cache
         self._base_digest = base_digest
         self._layers = {name: (layer.a.shape[2], layer.b.shape[1]) for name, layer in packed.layers.items()}
+        self._slot_bytes = sum(layer.a[0].nbytes + layer.b[0].nbytes for layer in packed.layers.values())
         self._ram_adapters = ram_adapters
         self._metrics = metrics
         self._table = SlotTable(packed.slots)
@@ -161,6 +162,12 @@ class Residency:
             self._show()
         self._node_cache.drop(digest)
 
+    def show_node_cache(self) -> None:
+        """Sets the gauges of the tier that other processes change too."""
+        entries = self._node_cache.entries()
+        self._metrics.adapter_resident.labels("node_cache").set(len(entries))
+        self._metrics.adapter_bytes.labels("node_cache").set(sum(entry.bytes for entry in entries))
+
     def _in_ram(self, digest: str) -> LoadedAdapter | None:
         with self._lock:
             if digest in self._ram:
@@ -201,6 +208,7 @@ class Residency:
         held = self._table.digests
         self._metrics.adapter_resident.labels("slot").set(len(held))
         self._metrics.adapter_resident.labels("ram").set(len(self._ram))
+        self._metrics.adapter_bytes.labels("slot").set(len(held) * self._slot_bytes)
         self._metrics.adapter_bytes.labels("ram").set(sum(adapter.nbytes for adapter in self._ram.values()))
 
     @contextmanager

@@ -139,6 +139,7 @@ class Service:
 
     def show_load(self, waiting: int) -> None:
         """Sets the gauges that a scrape reads; `waiting` requests have no slot yet."""
+        self.residency.show_node_cache()
         info = self.metrics.lora_requests_info
         info.clear()
         info.labels(self.residency.capacity, self.residency.in_use, waiting).set(time.time())

@@ -1,0 +1,93 @@
+"""The worker as a process: ready, announced, measured, stopped."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from core.base_model.description import BaseDescription
+from core.retrieval.encoder import Encoder
+from core.truth.workers import alive
+from tests.integration.inference.conftest import RunningWorker, start_worker
+
+
+def test_a_worker_is_ready_only_with_its_base_and_says_goodbye(
+    tmp_path: Path, tiny_base: BaseDescription, encoder: Encoder
+) -> None:
+    running = start_worker(tmp_path, tiny_base, encoder)
+    seen = []
+    while 200 not in seen:
+        assert running.process.poll() is None, running.log.read_text()
+        try:
+            assert httpx.get(f"{running.url}/health", timeout=5).status_code == 200
+            seen.append(httpx.get(f"{running.url}/ready", timeout=5).status_code)
+        except httpx.TransportError:
+            time.sleep(0.05)
+    assert set(seen) == {503, 200}
+    assert _announced(running) is not None
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(timeout=30) == 0
+    with running.database.read() as connection:
+        assert alive(connection, "inference") == []
+    running.database.dispose()
+
+
+def test_a_worker_renews_its_announcement(worker: RunningWorker, tiny_base: BaseDescription) -> None:
+    first = _announced(worker)
+    assert first is not None
+    until = time.monotonic() + 10
+    while time.monotonic() < until and (now := _announced(worker)) is not None and now == first:
+        time.sleep(0.1)
+    assert _announced(worker) not in (None, first)
+    with worker.database.read() as connection:
+        record = alive(connection, "inference")[0]
+    assert record.url == worker.url
+    assert record.info == {"base_digest": tiny_base.digest, "name": tiny_base.name}
+
+
+def test_metrics_are_valid_and_carry_no_id_and_no_text(worker: RunningWorker, tiny_base: BaseDescription) -> None:
+    tenant = worker.publisher.tenant()
+    entry = worker.publisher.publish(tenant, "Zanzibar", "Zanzibar exports cloves.", seed=3)
+    question = {"model": tiny_base.name, "messages": [{"role": "user", "content": "Does Zanzibar export cloves?"}]}
+    with worker.http(tenant) as http:
+        assert http.post("/v1/chat/completions", json={**question, "max_tokens": 4}).status_code == 200
+    text = worker.metrics()
+    families = {family.name for family in text_string_to_metric_families(text)}
+    assert {
+        "vllm:num_requests_running",
+        "vllm:prompt_tokens",
+        "vllm:time_to_first_token_seconds",
+        "vllm:lora_requests_info",
+        "latentbank_gate_decisions",
+        "latentbank_adapter_load_seconds",
+        "latentbank_adapter_resident",
+    } <= families
+    log = worker.log.read_text()
+    for secret in (tenant, entry.memory_id, entry.adapter_digest, "Zanzibar"):
+        assert secret not in text
+    assert "Zanzibar" not in log
+
+
+def test_without_an_internal_token_a_worker_refuses_to_start(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.inference"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LATENTBANK_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"LATENTBANK_INTERNAL_TOKEN" in done.stderr
+
+
+def _announced(worker: RunningWorker) -> object:
+    with worker.database.read() as connection:
+        records = alive(connection, "inference")
+    return records[0].expires_at if records else None

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import update
+
+from core.errors import LatentBankError, ObjectCorrupt
+from core.storage.publication import read_manifest
+from core.truth.records import BankEntry
+from core.truth.tables import memories, tenants
+from tests.unit.workers.inference.conftest import Stand
+from workers.inference.bank import RETRY_SECONDS, Bank, Banks
+
+TEXT = "Velmora is a town."
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def banks(stand: Stand, clock: Clock) -> Banks:
+    publisher = stand.publisher
+    return Banks(publisher.database, publisher.store, stand.residency, encoder=publisher.encoder.reference, clock=clock)
+
+
+def repoint(stand: Stand, memory_id: str, manifest_key: str) -> None:
+    """What no code of ours does: a row that names another memory's manifest."""
+    with stand.publisher.database.begin() as connection:
+        connection.execute(update(memories).where(memories.c.id == memory_id).values(manifest_key=manifest_key))
+        connection.execute(update(tenants).values(bank_revision=tenants.c.bank_revision + 1))
+
+
+def reason(bank: Bank, entry: BankEntry) -> LatentBankError:
+    return bank.refused[entry.memory_id]
+
+
+def test_an_unchanged_bank_is_not_made_again_and_a_change_keeps_what_stayed(stand: Stand, banks: Banks) -> None:
+    tenant = stand.publisher.tenant()
+    first = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    before = banks.current(tenant)
+    assert banks.current(tenant) is before
+    second = stand.publisher.publish(tenant, "Corvina", TEXT, seed=2)
+    after = banks.current(tenant)
+    assert set(after.members) == {first.memory_id, second.memory_id}
+    assert after.members[first.memory_id] is before.members[first.memory_id]
+    assert after.revision > before.revision
+
+
+def test_a_manifest_of_another_memory_or_tenant_is_refused(stand: Stand, banks: Banks) -> None:
+    owner, other = stand.publisher.tenant(), stand.publisher.tenant()
+    good = stand.publisher.publish(owner, "Velmora", TEXT, seed=1)
+    bad = stand.publisher.publish(other, "Corvina", TEXT, seed=2)
+    repoint(stand, bad.memory_id, good.manifest_key)
+    bank = banks.current(other)
+    assert bank.members == {}
+    assert isinstance(reason(bank, bad), ObjectCorrupt)
+
+
+def test_one_bad_memory_silences_itself_and_is_tried_again_later(stand: Stand, banks: Banks, clock: Clock) -> None:
+    tenant = stand.publisher.tenant()
+    good = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    bad = stand.publisher.publish(tenant, "Corvina", TEXT, seed=2)
+    store = stand.publisher.store
+    manifest = read_manifest(store, bad.manifest_key)
+    kept = store.get(bad.manifest_key)
+    store.delete(bad.manifest_key)
+    bank = banks.current(tenant)
+    assert set(bank.members) == {good.memory_id}
+    with pytest.raises(LatentBankError):
+        banks.require(bank, [bad.memory_id])
+    store.put(f"{manifest.prefix}/manifest.json", kept)
+    assert banks.current(tenant) is bank
+    clock.now += RETRY_SECONDS
+    assert set(banks.current(tenant).members) == {good.memory_id, bad.memory_id}
+
+
+def test_an_index_of_another_encoder_is_refused(stand: Stand) -> None:
+    publisher = stand.publisher
+    tenant = publisher.tenant()
+    entry = publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    banks = Banks(publisher.database, publisher.store, stand.residency, encoder="another")
+    assert reason(banks.current(tenant), entry).code == "adapter_invalid"
+
+
+def test_the_least_recently_asked_bank_is_let_go(stand: Stand) -> None:
+    publisher = stand.publisher
+    banks = Banks(publisher.database, publisher.store, stand.residency, encoder="words", most=2)
+    asked = [publisher.tenant() for _ in range(3)]
+    held = [banks.current(tenant) for tenant in asked]
+    assert banks.current(asked[2]) is held[2]
+    assert banks.current(asked[0]) is not held[0]
