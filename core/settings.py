@@ -88,7 +88,8 @@ class RecipeSettings(BaseModel):
     off_topic_share: float = 0.25
     teacher_top_k: int = 64
     spans_per_fact: int = 4
-    stems_per_span: int = 3
+    stems_per_span: int = 4
+    question_temperature: float = 0.5
     pairs_per_fact: int = 7
     max_pairs: int = 256
     question_tokens: int = 24

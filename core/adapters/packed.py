@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from core.errors import AdapterInvalid
 
@@ -19,10 +20,15 @@ BASE_SLOT = 0
 
 
 class Routing:
-    """Which slot each row of the running forward pass uses; `None` while the base runs alone."""
+    """Which slot each row of the running forward pass uses; `None` while the base runs alone.
+
+    `only` says that all rows use that slot, which saves the products by row: for training, where rounding may differ
+    from that of a mixed batch.
+    """
 
     def __init__(self) -> None:
         self.slots: Tensor | None = None
+        self.only: int | None = None
 
 
 class PackedLinear(nn.Module):
@@ -46,6 +52,9 @@ class PackedLinear(nn.Module):
         slots = self.routing.slots
         if slots is None:
             return y
+        only = self.routing.only
+        if only is not None:
+            return y + linear(linear(x, self.a[only]) * self.scale[only], self.b[only])
         narrow = torch.bmm(x, self.a[slots].transpose(1, 2)) * self.scale[slots, None, None]
         return torch.baddbmm(y, narrow, self.b[slots].transpose(1, 2))
 

@@ -15,7 +15,7 @@ from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
 from core.settings import RecipeSettings
 from workers.distillation.trainer.contexts import Context, Fact
-from workers.distillation.trainer.decoding import Soft, Written, hard_of, prefill_shared, shared_start, write
+from workers.distillation.trainer.decoding import Sampling, Soft, Written, hard_of, prefill_shared, shared_start, write
 from workers.distillation.trainer.questions import (
     EXAMPLES,
     RESTATEMENTS,
@@ -97,6 +97,7 @@ def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks
             feeds,
             limit=recipe.question_tokens,
             end_tokens=base.end_tokens,
+            sampling=Sampling(recipe.seed * 1009 + ranks.rank, recipe.question_temperature),
         )
         if feeds
         else ()
@@ -141,12 +142,10 @@ def choose(pairs: Sequence[Pair], recipe: RecipeSettings, facts: int) -> tuple[l
 
 
 def restatements(base: LoadedBase, context: Context) -> list[Pair]:
-    """ "Tell me about …", answered by each sentence with its follower, word for word."""
-    facts = context.facts
+    """ "Tell me about …", answered by each sentence, word for word."""
     pairs = []
-    for i, fact in enumerate(facts):
-        follower = [facts[i + 1].text] if i + 1 < len(facts) and len(facts[i + 1].text) < 200 else []
-        tokens = (*base.chat.encode(" ".join([fact.text, *follower])), end_token(base))
+    for i, fact in enumerate(context.facts):
+        tokens = (*base.chat.encode(fact.text), end_token(base))
         form = RESTATEMENTS[i % len(RESTATEMENTS)]
         pairs.append(Pair(form.format(title=context.title), tokens, hard_of(tokens), i, False, 0.0))
     return pairs
@@ -197,8 +196,8 @@ def _pair(base: LoadedBase, context: Context, item: Asked, row: Written) -> Pair
     fact = context.facts[item.fact].text
     text = base.chat.decode(row.tokens)
     holds_span = content_words(item.span) <= content_words(text)
-    if row.ended and row.soft is not None and holds_span and grounded(item.question, text, context.text):
-        tokens = (*row.tokens, int(row.soft.tokens[-1, 0]))
+    if row.soft is not None and holds_span and grounded(item.question, text, context.text):
+        tokens = (*row.tokens, end_token(base)) if row.ended else tuple(row.tokens)
         return Pair(item.question, tokens, row.soft, item.fact, True, row.likelihood)
     asked_about = (content_words(item.question) & content_words(fact)) - content_words(context.title)
     if not asked_about:

@@ -55,7 +55,11 @@ def student_loss(model: Any, adapters: PackedAdapters, ranks: int) -> Callable[[
             slots=[batch.slot] * len(batch.lessons),
         )
         longest = max(len(lesson.soft) for lesson in batch.lessons)
-        logits = rows.feed([lesson.feed for lesson in batch.lessons], keep=longest).float()
+        adapters.routing.only = batch.slot
+        try:
+            logits = rows.feed([lesson.feed for lesson in batch.lessons], keep=longest).float()
+        finally:
+            adapters.routing.only = None
         total = logits.new_zeros(())
         for row, lesson in enumerate(batch.lessons):
             total = total + divergence(logits[row, -len(lesson.soft) :], lesson)
