@@ -108,8 +108,8 @@ class _Lines:
         return
 
     def update(self, watched: Watched, job: Json, seconds: float) -> None:
-        quarter = int(4 * float(job.get("progress") or 0.0))
-        if self._last.get(watched.job_id) != (step(job), quarter):
-            self._last[watched.job_id] = (step(job), quarter)
+        tenth = int(10 * float(job.get("progress") or 0.0))
+        if self._last.get(watched.job_id) != (step(job), tenth):
+            self._last[watched.job_id] = (step(job), tenth)
             done = percent(1.0 if job["status"] == "succeeded" else job.get("progress"))
             self._out.print(f"  {seconds:5.0f} s  {watched.label}: {step(job)}, {done}", markup=False)
