@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+DRAFT_TOKENS = 8
+"""How many tokens of an answer the gate reads; the same in calibration and in serving, or the features would differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class DraftSignals:

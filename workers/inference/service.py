@@ -25,7 +25,7 @@ from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows
 from core.engine.sampling import Sampler
 from core.errors import InvalidRequest, LatentBankError, NotFound, PromptTooLong
-from core.gate.features import RetrievalSignals, vector
+from core.gate.features import DRAFT_TOKENS, RetrievalSignals, vector
 from core.ids import is_id
 from core.metrics import InferenceMetrics
 from core.settings import ServingSettings
@@ -214,7 +214,7 @@ class Service:
             [prefix] * n,
             prompt.activation,
             [lease.slot(candidate.member.digest) for candidate in candidates],
-            length=min(self._settings.draft_tokens, self.base.description.context_tokens - len(prompt)),
+            length=min(DRAFT_TOKENS, self.base.description.context_tokens - len(prompt)),
             end_tokens=self.base.end_tokens,
             base_answer=True,
         )

@@ -13,14 +13,12 @@ from core.base_model.loading import LoadedBase
 from core.engine.draft import draft
 from core.gate.calibration import calibrate
 from core.gate.decision import GateModel
-from core.gate.features import vector
+from core.gate.features import DRAFT_TOKENS, vector
 from core.retrieval.encoder import Encoder
 from core.retrieval.index import MemoryIndex, retrieval_signals
 from core.settings import RecipeSettings
 from workers.distillation.trainer.decoding import prefill_shared
 
-DRAFT_TOKENS = 8
-"""As many as serving drafts (`ServingSettings.draft_tokens`), or the features would not be the same."""
 BATCH = 24
 
 

@@ -96,7 +96,7 @@ def stand(loaded_tiny: LoadedBase, database: Database, tmp_path: Path) -> Stand:
     )
     banks = Banks(database, store, residency, encoder=encoder.reference)
     prefix_cache = PrefixCache(loaded_tiny.description.digest, 64, 8)
-    settings = ServingSettings(slots=3, max_rank=8, top_k=2, draft_tokens=4, max_new_tokens=64)
+    settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
     service = Service(loaded_tiny, packed, banks, residency, encoder, prefix_cache, settings, metrics)
     publisher = Publisher(database, store, loaded_tiny.description, encoder)
     return Stand(service, publisher, registry, loaded_tiny, packed, residency, banks, node_cache, prefix_cache)
