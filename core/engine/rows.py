@@ -88,13 +88,15 @@ class Rows:
         )
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
+        width = ids.shape[1]
         arguments = {
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions,
             "past_key_values": self._cache,
             "use_cache": True,
-            "logits_to_keep": keep,
+            # Given as positions, several columns come out contiguous, and the head is one product for all rows.
+            "logits_to_keep": keep if keep == 1 else torch.arange(width - keep, width, device=ids.device),
         }
         with nullcontext() if self._adapters is None else self._adapters.routed(self._slots):
             logits: Tensor = self._model(**arguments).logits

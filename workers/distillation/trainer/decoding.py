@@ -20,11 +20,16 @@ COMPACT_BELOW = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Top-k sampling at a temperature; row i of a call draws the same numbers in whatever batch it runs."""
+    """Top-k sampling at a temperature.
+
+    A row draws by its number, so that it writes the same in whatever batch and on whatever rank; `rows` are the numbers
+    of a call's rows where they are not 0, 1, 2, …
+    """
 
     seed: int
     temperature: float = 0.8
     top_k: int = 40
+    rows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,4 +218,6 @@ def _choose(logits: Tensor, sampling: Sampling | None, noise: Tensor | None) -> 
 def _noise(sampling: Sampling | None, rows: int, limit: int) -> Tensor | None:
     if sampling is None:
         return None
-    return torch.rand(rows, limit, generator=torch.Generator().manual_seed(sampling.seed))
+    numbers = list(range(rows)) if sampling.rows is None else list(sampling.rows)
+    generator = torch.Generator().manual_seed(sampling.seed)
+    return torch.rand(max(numbers, default=0) + 1, limit, generator=generator)[numbers]

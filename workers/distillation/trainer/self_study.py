@@ -2,7 +2,7 @@
 
 A question is asked for a span of a sentence, so that numbers and names are all asked for. The teacher's answer, with
 its distributions as targets, is kept where it holds that span; where the teacher misses it, the sentence itself is the
-answer.
+answer, up to the end of the clause with the span.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from workers.distillation.trainer.questions import (
     grounded,
 )
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.spans import Span, spans_of
+from workers.distillation.trainer.spans import Span, spans_of, up_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,12 @@ def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks
         for i, fact in enumerate(context.facts)
         for span in spans_of(fact.text, context.title)[: recipe.spans_per_fact]
     ]
-    mine = ranks.share(targets)
-    prompts = [_question_prompt(base, context, context.facts[i], span) for i, span in mine]
+    mine = ranks.share(list(enumerate(targets)))
+    prompts = [_question_prompt(base, context, context.facts[i], span) for _, (i, span) in mine]
     # The header's last token is fed with the stem, so that a row without a stem has something to feed.
     prefixes = prefill_shared(base.model, [[*prompt.prefix, *prompt.activation[:-1]] for prompt in prompts])
-    stems = [STEMS[span.kind][: recipe.stems_per_span] for _, span in mine]
+    stems = [STEMS[span.kind][: recipe.stems_per_span] for _, (_, span) in mine]
+    numbers = tuple(number * 100 + k for (number, _), row in zip(mine, stems, strict=True) for k in range(len(row)))
     feeds = [[p.activation[-1], *base.chat.encode(stem)] for p, row in zip(prompts, stems, strict=True) for stem in row]
     written = iter(
         write(
@@ -97,7 +98,7 @@ def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks
             feeds,
             limit=recipe.question_tokens,
             end_tokens=base.end_tokens,
-            sampling=Sampling(recipe.seed * 1009 + ranks.rank, recipe.question_temperature),
+            sampling=Sampling(recipe.seed, recipe.question_temperature, rows=numbers),
         )
         if feeds
         else ()
@@ -202,5 +203,5 @@ def _pair(base: LoadedBase, context: Context, item: Asked, row: Written) -> Pair
     asked_about = (content_words(item.question) & content_words(fact)) - content_words(context.title)
     if not asked_about:
         return None
-    tokens = (*base.chat.encode(fact), end_token(base))
+    tokens = (*base.chat.encode(up_to(fact, item.span)), end_token(base))
     return Pair(item.question, tokens, hard_of(tokens), item.fact, False, row.likelihood)

@@ -14,6 +14,7 @@ MAX_SPAN_WORDS = 5
 
 _EDGE = "\"'“”‘’()[].,;:!?"
 _CLOSES = ",;.:!?)"
+_CLAUSE_END = re.compile(r"[,;:.!?](?=\s)")
 _UNIT = re.compile(r"^[^\W\d_]+$")
 _MONTHS_AND_DAYS = (
     "january february march april may june july august september october november december monday tuesday "
@@ -44,6 +45,13 @@ def spans_of(sentence: str, title: str) -> list[Span]:
         kept.append(span)
         seen |= words
     return kept
+
+
+def up_to(sentence: str, span: str) -> str:
+    """The sentence up to the end of the clause that holds `span`: what answers a question for it, and no more."""
+    at = sentence.find(span)
+    end = _CLAUSE_END.search(sentence, at + len(span)) if at >= 0 else None
+    return sentence if end is None else sentence[: end.start()] + "."
 
 
 def _numbers(tokens: list[str]) -> list[Span]:

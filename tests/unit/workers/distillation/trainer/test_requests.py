@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.errors import InvalidRequest, Unavailable
+from workers.distillation.trainer.loop import run
+from workers.distillation.trainer.ranks import Ranks
+from workers.distillation.trainer.requests import Outcome, Reporter, parse_request, waiting
+
+REQUEST = {
+    "run_id": "run_a",
+    "base_reference": "base",
+    "base_dir": "bases",
+    "encoder": "encoder",
+    "recipe": {"steps": 3},
+    "memories": [
+        {"memory_id": name, "title": "T", "kind": "text", "context_path": "c.json", "directory": f"out/{name}"}
+        for name in ("mem_a", "mem_b")
+    ],
+}
+
+
+def _placed(inbox: Path, name: str) -> Path:
+    directory = inbox / name
+    directory.mkdir(parents=True)
+    (directory / "request.json").write_text(json.dumps(REQUEST))
+    return directory
+
+
+def test_a_request_is_read_with_its_recipe() -> None:
+    request = parse_request(json.dumps(REQUEST))
+    assert request.recipe.steps == 3
+    assert [memory.memory_id for memory in request.memories] == ["mem_a", "mem_b"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"run_id": 1, "memories": [{}]}'])
+def test_what_is_no_request_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_request(text)
+
+
+def test_a_run_waits_until_it_has_a_result(tmp_path: Path) -> None:
+    directory = _placed(tmp_path, "run_a")
+    assert waiting(tmp_path) == directory
+    Reporter(directory).result([])
+    assert waiting(tmp_path) is None
+
+
+def test_an_error_in_one_memory_leaves_the_others_alone(tmp_path: Path) -> None:
+    directory = _placed(tmp_path, "run_a")
+
+    def distil(request: object, memory: object, reporter: object, check: object) -> Outcome:
+        if memory.memory_id == "mem_a":  # type: ignore[attr-defined]
+            raise Unavailable("no room")
+        return Outcome("mem_b", "out/mem_b")
+
+    run(directory, Ranks(), distil)  # type: ignore[arg-type]
+    result = json.loads((directory / "result.json").read_text())
+    assert result["ok"] is False
+    assert [memory["error"] for memory in result["memories"]] == [{"code": "unavailable", "message": "no room"}, None]
+
+
+def test_the_cancel_file_ends_a_run_at_its_next_check(tmp_path: Path) -> None:
+    directory = _placed(tmp_path, "run_a")
+    (directory / "cancel").touch()
+
+    def distil(request: object, memory: object, reporter: object, check: object) -> Outcome:
+        check()  # type: ignore[operator]
+        raise AssertionError("not reached")
+
+    run(directory, Ranks(), distil)  # type: ignore[arg-type]
+    result = json.loads((directory / "result.json").read_text())
+    assert (result["ok"], result["cancelled"], result["memories"]) == (False, True, [])
+
+
+def test_only_the_first_rank_writes(tmp_path: Path) -> None:
+    reporter = Reporter(tmp_path, silent=True)
+    reporter.progress("training", 0.5, "half")
+    reporter.result([])
+    assert list(tmp_path.iterdir()) == []

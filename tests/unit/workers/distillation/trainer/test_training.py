@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import torch
+
+from core.engine.kv import PrefixKv
+from core.settings import RecipeSettings
+from workers.distillation.trainer.decoding import Soft, hard_of, soft_of
+from workers.distillation.trainer.targets import Lesson
+from workers.distillation.trainer.training import divergence, plan, schedule, steps_for
+
+EMPTY = PrefixKv(torch.zeros(1, 1, 0, 2), torch.zeros(1, 1, 0, 2))
+
+
+def _lesson(length: int, token: int = 0) -> Lesson:
+    return Lesson(EMPTY, (token,) * (length + 1), hard_of([token] * length))
+
+
+def test_the_loss_is_zero_where_the_student_says_what_the_teacher_says() -> None:
+    logits = torch.tensor([[2.0, 1.0, -30.0], [0.0, 3.0, -30.0]])
+    lesson = Lesson(EMPTY, (1, 2), soft_of(logits, 2))
+    assert abs(float(divergence(logits, lesson))) < 1e-5
+
+
+def test_the_loss_is_summed_over_positions_and_weighs_by_the_teacher() -> None:
+    soft = Soft(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0, 1]]))
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
+    expected = torch.log(torch.tensor(0.5)) - torch.log(torch.tensor(0.25))
+    assert torch.isclose(divergence(logits, Lesson(EMPTY, (1,), soft)), expected)
+
+
+def test_every_pair_has_its_turn_before_any_has_a_second_one_more_than_once() -> None:
+    recipe = RecipeSettings(batch_rows=4, off_topic_share=0.25)
+    learn = [_lesson(3 + i % 4, i) for i in range(9)]
+    keep = [_lesson(2, 100 + i) for i in range(5)]
+    batches = list(plan(learn, keep, recipe, steps=3))
+    seen = {lesson.feed[0] for batch in batches for lesson in batch}
+    assert set(range(9)) <= seen
+    assert all(sum(lesson.feed[0] >= 100 for lesson in batch) == 1 and len(batch) == 4 for batch in batches)
+
+
+def test_the_plan_is_the_same_for_every_rank() -> None:
+    recipe = RecipeSettings()
+    learn = [_lesson(3 + i % 5, i) for i in range(20)]
+    first, second = (list(plan(learn, [_lesson(2)], recipe, steps=7)) for _ in range(2))
+    assert [[lesson.feed for lesson in batch] for batch in first] == [[x.feed for x in batch] for batch in second]
+
+
+def test_a_long_context_takes_more_steps_up_to_a_limit() -> None:
+    recipe = RecipeSettings(steps=30, passes=4, max_steps=100, batch_rows=8, off_topic_share=0.25)
+    assert [steps_for(pairs, recipe) for pairs in (10, 60, 1000)] == [30, 40, 100]
+
+
+def test_the_rate_warms_up_and_decays() -> None:
+    rates = [schedule(step, 40) for step in range(40)]
+    assert rates[0] < rates[3] < max(rates)
+    assert rates[-1] == min(rates[6:])
