@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from core.adapters.packed import PackedAdapters
 from core.engine.rows import Rows
@@ -60,19 +61,32 @@ def student_loss(model: Any, adapters: PackedAdapters, ranks: int) -> Callable[[
             logits = rows.feed([lesson.feed for lesson in batch.lessons], keep=longest).float()
         finally:
             adapters.routing.only = None
-        total = logits.new_zeros(())
-        for row, lesson in enumerate(batch.lessons):
-            total = total + divergence(logits[row, -len(lesson.soft) :], lesson)
-        return total * ranks / batch.targets
+        return divergence(logits, batch.lessons) * ranks / batch.targets
 
     return loss
 
 
-def divergence(logits: Tensor, lesson: Lesson) -> Tensor:
-    """Summed over positions: KL(target ‖ student), the target on its top tokens only, the student on all."""
-    target = lesson.soft.log_probabilities.to(logits)
-    chosen = logits.gather(-1, lesson.soft.tokens.to(logits.device)) - logits.logsumexp(-1, keepdim=True)
-    return (target.exp() * (target - chosen)).sum()
+def divergence(logits: Tensor, lessons: Sequence[Lesson]) -> Tensor:
+    """Summed over positions: KL(target ‖ student), the target on its top tokens only, the student on all.
+
+    `logits` is `[rows, columns, vocabulary]`; a lesson's targets belong to the last columns of its row. All positions
+    are taken out at once: a slice per row would cost a gradient of the size of `logits` per row.
+    """
+    rows = torch.cat([torch.full((len(lesson.soft),), row) for row, lesson in enumerate(lessons)])
+    columns = torch.cat([torch.arange(-len(lesson.soft), 0) for lesson in lessons])
+    student = logits[rows.to(logits.device), columns.to(logits.device)]
+    target = _padded([lesson.soft.log_probabilities for lesson in lessons], -torch.inf).to(student)
+    tokens = _padded([lesson.soft.tokens for lesson in lessons], 0).to(student.device)
+    chosen = student.gather(-1, tokens) - student.logsumexp(-1, keepdim=True)
+    weight = target.exp()
+    total: Tensor = (torch.special.xlogy(weight, weight) - weight * chosen).sum()
+    return total
+
+
+def _padded(parts: Sequence[Tensor], value: float) -> Tensor:
+    """`[n_i, k_i]` tensors as one `[Σ n_i, max k_i]`."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1]), value=value) for part in parts])
 
 
 def train(
