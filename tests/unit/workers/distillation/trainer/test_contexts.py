@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_a_long_text_is_cut_into_windows_that_overlap_and_cover_everything() -> 
     ranges = windows_of(sentences, words=60)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == 100
-    assert all(later[0] < earlier[1] for earlier, later in zip(ranges, ranges[1:], strict=False))
+    assert all(later[0] < earlier[1] for earlier, later in pairwise(ranges))
 
 
 def test_one_sentence_longer_than_a_window_is_a_window() -> None:
