@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from itertools import islice
 
+from core.errors import StorageError
 from core.logs import get_logger
 from core.metrics import OrchestratorMetrics
 from core.settings import JobSettings
@@ -40,13 +41,7 @@ class GarbageCollector:
         """Removes all objects of deleted memories that no open job writes for; returns the memories now purged."""
         with self._database.read() as connection:
             deleted = memories.deleted_unpurged(connection, _BATCH)
-        for memory in deleted:
-            for found in self._store.list(memory_prefix(memory.tenant_id, memory.id)):
-                self._store.delete(found.key)
-            with self._database.begin() as connection:
-                memories.mark_purged(connection, memory.id)
-            _log.info("memory purged", memory_id=memory.id, tenant_id=memory.tenant_id)
-        return [memory.id for memory in deleted]
+        return [memory.id for memory in deleted if self._purge(memory)]
 
     def collect(self) -> int:
         """Removes what no row names and is older than the margin, by the clocks of the store and the database."""
@@ -55,13 +50,34 @@ class GarbageCollector:
         old = (found for found in self._store.list(ROOT) if found.modified < oldest_kept)
         removed = 0
         for batch in _batches(old, _BATCH):
-            for found in self._unnamed(self._unnamed(batch)):
-                self._store.delete(found.key)
-                removed += 1
+            removed += sum(self._delete(found.key) for found in self._unnamed(self._unnamed(batch)))
         if removed:
             self._metrics.garbage_removed.inc(removed)
             _log.info("garbage removed", objects=removed)
         return removed
+
+    def _purge(self, memory: Memory) -> bool:
+        """Whether all of the memory's objects are gone; one that is left holds up no other memory."""
+        try:
+            keys = [found.key for found in self._store.list(memory_prefix(memory.tenant_id, memory.id))]
+        except StorageError as problem:
+            _log.warning("memory not purged yet", memory_id=memory.id, reason=problem.message)
+            return False
+        if not all([self._delete(key) for key in keys]):
+            return False
+        with self._database.begin() as connection:
+            memories.mark_purged(connection, memory.id)
+        _log.info("memory purged", memory_id=memory.id, tenant_id=memory.tenant_id)
+        return True
+
+    def _delete(self, key: str) -> bool:
+        """Whether the object is gone; the next pass tries again."""
+        try:
+            self._store.delete(key)
+        except StorageError as problem:
+            _log.warning("object not removed yet", key=key, reason=problem.message)
+            return False
+        return True
 
     def _unnamed(self, found: Iterable[ObjectInfo]) -> list[ObjectInfo]:
         ours = [(info, owner) for info in found if (owner := owner_of(info.key)) is not None]

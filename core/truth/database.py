@@ -23,7 +23,10 @@ _BUSY_MILLISECONDS = 30_000
 
 
 class Database:
-    """One engine per process. Transactions are short and hold no network call but those to the database itself."""
+    """One engine per process. Transactions are short and hold no network call but those to the database itself.
+
+    Its errors name no values: they are logged, and the values are what tenants wrote.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = _with_driver(make_url(url))
@@ -31,11 +34,13 @@ class Database:
             if self.url.database in (None, "", ":memory:"):
                 raise ValueError("The truth needs an SQLite file, several processes share it.")
             Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = create_engine(self.url)
+            self._engine = create_engine(self.url, hide_parameters=True)
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         else:
-            self._engine = create_engine(self.url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+            self._engine = create_engine(
+                self.url, hide_parameters=True, pool_pre_ping=True, connect_args={"connect_timeout": 10}
+            )
         self._writer = self._engine.execution_options(latentbank_writes=True)
         engine = weakref.ref(self._engine)
         os.register_at_fork(after_in_child=lambda: _forget_connections(engine()))

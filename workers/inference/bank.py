@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from core.adapters.files import GATE_FILE
 from core.errors import AdapterInvalid, Conflict, LatentBankError, NotFound, ObjectCorrupt
 from core.gate.decision import GateModel
@@ -97,7 +99,10 @@ class Banks:
             return self._refreshed(tenant_id)
 
     def refresh_known(self) -> None:
-        """Follows the truth for every bank held here, so that what is deleted goes even where nobody asks."""
+        """Follows the truth for every bank held here, so that what is deleted goes even where nobody asks.
+
+        One bank that can't be refreshed holds up no other; a truth that does not answer is raised.
+        """
         with self._lock:
             tenants = list(self._banks)
         for tenant_id in tenants:
@@ -105,6 +110,13 @@ class Banks:
                 self.current(tenant_id)
             except NotFound:
                 self._drop(tenant_id)
+            except SQLAlchemyError:
+                raise
+            except Exception:
+                log.exception("a bank could not be refreshed", tenant_id=tenant_id)
+        with self._lock:
+            named = [bank.digests() for bank in self._banks.values()]
+        self._residency.forget_others(frozenset().union(*named))
 
     def require(self, bank: Bank, ids: Iterable[str]) -> None:
         """Each of `ids` can serve for this tenant now, or the reason is raised.

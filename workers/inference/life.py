@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
@@ -45,6 +46,8 @@ class Life:
         self._metrics = metrics
         self._fail = fail
         self.id = new_id("worker")
+        self._announcing = Lock()
+        self._left = False
 
     @asynccontextmanager
     async def around(self, _: FastAPI) -> AsyncIterator[None]:
@@ -68,9 +71,17 @@ class Life:
             log.exception("the worker can't come up")
             self._fail()
             return
-        while True:
-            await asyncio.to_thread(self._beat)
-            await asyncio.sleep(self._settings.worker_ttl_seconds / 3)
+        await asyncio.gather(self._repeat(self._announce), self._repeat(self._follow))
+
+    async def _repeat(self, duty: Callable[[], None]) -> None:
+        """In a thread of its own: neither admissions nor a slow download keep the worker from announcing itself."""
+        thread = ThreadPoolExecutor(1, duty.__name__)
+        try:
+            while True:
+                await asyncio.get_running_loop().run_in_executor(thread, self._try, duty)
+                await asyncio.sleep(self._settings.worker_ttl_seconds / 3)
+        finally:
+            thread.shutdown(wait=False)
 
     def _load(self) -> None:
         service = open_service(self._settings, self._database, self._metrics)
@@ -79,25 +90,38 @@ class Life:
         self._worker.engine, self._worker.service = engine, service
         log.info("ready", model=service.base.description.name, digest=service.base.description.digest)
 
-    def _beat(self) -> None:
-        """Announces the worker while it works, and follows the truth of the banks it holds."""
-        service, engine = self._worker.service, self._worker.engine
-        if service is None or engine is None or not engine.alive:
-            return
+    def _try(self, duty: Callable[[], None]) -> None:
         try:
+            duty()
+        except (SQLAlchemyError, LatentBankError) as problem:
+            log.warning("a heartbeat failed; the next may not", duty=duty.__name__, problem=repr(problem))
+        except Exception:
+            # The boundary of one beat: a worker that stops announcing itself is never asked again.
+            log.exception("a heartbeat failed; the next may not", duty=duty.__name__)
+
+    def _announce(self) -> None:
+        """Says that the worker is there, while it works."""
+        engine = self._worker.engine
+        with self._announcing:
+            if engine is None or not engine.alive or self._left:
+                return
             with self._database.begin() as connection:
                 ttl = self._settings.worker_ttl_seconds
                 workers.announce(connection, self.id, "inference", self._url(), self._info(), ttl)
-            service.banks.refresh_known()
-        except (SQLAlchemyError, LatentBankError) as problem:
-            log.warning("a heartbeat failed; the next may not", problem=repr(problem))
+
+    def _follow(self) -> None:
+        """Follows the truth of the banks that the worker holds."""
+        if self._worker.service is not None:
+            self._worker.service.banks.refresh_known()
 
     def _leave(self) -> None:
         if self._worker.engine is not None:
             self._worker.engine.stop()
         try:
-            with self._database.begin() as connection:
-                workers.withdraw(connection, self.id)
+            with self._announcing:
+                self._left = True
+                with self._database.begin() as connection:
+                    workers.withdraw(connection, self.id)
         except SQLAlchemyError as problem:
             log.warning("could not say goodbye; the announcement runs out", problem=repr(problem))
 

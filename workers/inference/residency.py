@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -156,11 +156,20 @@ class Residency:
     def forget(self, digest: str) -> None:
         """What is deleted goes from every tier; from a slot in use as soon as it is given back."""
         with self._lock:
-            self._clear(self._table.drop(digest))
-            if self._ram.pop(digest, None) is not None:
-                self._metrics.adapter_evictions.labels("ram", "deleted").inc()
+            self._let_go(digest)
             self._show()
-        self._node_cache.drop(digest)
+        try:
+            self._node_cache.drop(digest)
+        except OSError as problem:
+            # Nothing names it any more; it must not keep the caller from forgetting the next.
+            log.error("the node cache could not forget an adapter", digest=digest, why=str(problem))
+
+    def forget_others(self, digests: Collection[str]) -> None:
+        """Only `digests` stay in slots and RAM; a request under way may have brought back what was forgotten."""
+        with self._lock:
+            for digest in {*self._table.digests, *self._ram}.difference(digests):
+                self._let_go(digest)
+            self._show()
 
     def show_node_cache(self) -> None:
         """Sets the gauges of the tier that other processes change too."""
@@ -198,6 +207,11 @@ class Residency:
             self._table.give_back(digest)
         for digest in missing:
             self._clear(self._table.drop(digest))
+
+    def _let_go(self, digest: str) -> None:
+        self._clear(self._table.drop(digest))
+        if self._ram.pop(digest, None) is not None:
+            self._metrics.adapter_evictions.labels("ram", "deleted").inc()
 
     def _clear(self, slot: int | None) -> None:
         if slot is not None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client import CollectorRegistry
 
+from core.errors import StorageError
 from core.metrics import OrchestratorMetrics
 from core.settings import JobSettings
 from core.storage.keys import adapter_prefix, context_key, manifest_key
@@ -175,4 +176,33 @@ def test_a_store_that_fails_leaves_the_memory_unpurged(truth: Database, clock: C
         collector.purge_deleted()
     store.broken = False
     assert collector.purge_deleted() == [memory.id]
+    assert keys(store) == set()
+
+
+def test_an_object_that_can_not_be_removed_holds_up_no_other(truth: Database, clock: Clock) -> None:
+    class Stubborn(MemoryStore):
+        stuck: frozenset[str] = frozenset()
+
+        def delete(self, key: str) -> None:
+            if key in self.stuck:
+                raise StorageError(f"{key} stays.")
+            super().delete(key)
+
+    store = Stubborn(clock)
+    first, _ = published(truth, store)
+    second, _ = published(truth, store)
+    stray = [context_key(first.tenant_id, "mem_" + letter * 26) for letter in "ab"]
+    for key in stray:
+        store.put(key, b"{}")
+    store.stuck = frozenset({first.context_key, stray[0]})
+    for memory in (first, second):
+        with truth.begin() as connection:
+            memories.delete_memory(connection, memory.tenant_id, memory.id)
+    collector = GarbageCollector(truth, store, JobSettings(), OrchestratorMetrics(CollectorRegistry()))
+    assert collector.purge_deleted() == [second.id]
+    assert collector.collect() == 1
+    assert keys(store) == store.stuck
+    store.stuck = frozenset()
+    assert collector.purge_deleted() == [first.id]
+    assert collector.collect() == 1
     assert keys(store) == set()

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from core.truth import tenants, workers
 from core.truth.clock import from_now, now
 from core.truth.database import Database
-from core.truth.tables import metadata
+from core.truth.tables import api_keys, metadata
 from tests.fixtures.truth import add_tenant
 
 
@@ -68,6 +69,17 @@ def test_an_exception_rolls_the_transaction_back(truth: Database) -> None:
         fail_half_way()
     with truth.read() as connection:
         assert tenants.list_tenants(connection) == []
+
+
+def test_an_error_names_no_value_that_was_written(truth: Database) -> None:
+    """Errors are logged, and a value may be a tenant's text."""
+    row = {"key_sha256": "1", "tenant_id": "what a tenant wrote", "created_at": datetime.now(UTC)}
+    with pytest.raises(IntegrityError) as problem, truth.begin() as connection:
+        connection.execute(insert(api_keys).values(row))
+    assert "INSERT INTO api_keys" in str(problem.value)
+    if truth.url.get_backend_name() == "sqlite":  # PostgreSQL's own message repeats the key that it misses
+        assert "what a tenant wrote" not in str(problem.value)
+    assert "parameters hidden" in str(problem.value)
 
 
 def test_a_reader_does_not_wait_for_a_writer(truth: Database) -> None:

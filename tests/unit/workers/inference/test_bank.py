@@ -5,6 +5,7 @@ from sqlalchemy import update
 
 from core.errors import LatentBankError, ObjectCorrupt
 from core.storage.publication import read_manifest
+from core.truth.memories import delete_memory
 from core.truth.records import BankEntry
 from core.truth.tables import memories, tenants
 from tests.unit.workers.inference.conftest import Stand
@@ -98,3 +99,41 @@ def test_the_least_recently_asked_bank_is_let_go(stand: Stand) -> None:
     held = [banks.current(tenant) for tenant in asked]
     assert banks.current(asked[2]) is held[2]
     assert banks.current(asked[0]) is not held[0]
+
+
+def test_what_a_late_question_brought_back_after_the_deletion_goes_again(stand: Stand) -> None:
+    tenant = stand.publisher.tenant()
+    kept = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    gone = stand.publisher.publish(tenant, "Corvina", "Corvina is a river.", seed=2)
+    for entry in (kept, gone):
+        stand.ask(stand.question(tenant, "Where?", model=entry.memory_id))
+    late = stand.service.answer(stand.service.admit(stand.question(tenant, "Corvina?", model=gone.memory_id)))
+    with stand.publisher.database.begin() as connection:
+        delete_memory(connection, tenant, gone.memory_id)
+    stand.banks.refresh_known()
+    assert stand.residency.slot_of(gone.adapter_digest) is None
+    list(late)
+    assert stand.residency.slot_of(gone.adapter_digest) is not None
+    stand.banks.refresh_known()
+    assert stand.residency.slot_of(gone.adapter_digest) is None
+    assert stand.residency.slot_of(kept.adapter_digest) is not None
+    assert stand.metric("latentbank_adapter_resident", tier="ram") == 1
+
+
+def test_a_bank_that_can_not_be_refreshed_holds_up_no_other(
+    stand: Stand, banks: Banks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, sound = stand.publisher.tenant(), stand.publisher.tenant()
+    for tenant in (broken, sound):
+        banks.current(tenant)
+    stand.publisher.publish(sound, "Velmora", TEXT, seed=1)
+    current = banks.current
+
+    def faulty(tenant_id: str) -> Bank:
+        if tenant_id == broken:
+            raise OSError("disk full")
+        return current(tenant_id)
+
+    monkeypatch.setattr(banks, "current", faulty)
+    banks.refresh_known()
+    assert len(banks._banks[sound].members) == 1

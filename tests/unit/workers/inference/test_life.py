@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from core.metrics import InferenceMetrics
+from core.settings import Settings
+from core.truth.database import Database
+from core.truth.workers import alive
+from workers.inference.life import Life
+from workers.inference.server import Worker
+
+TTL = 0.3
+
+
+def live(database: Database, refresh: Callable[[], None], seconds: float, data_dir: Path) -> set[object]:
+    """Lives for so long with banks that are refreshed by `refresh`; every expiry that was announced meanwhile."""
+    registry = CollectorRegistry()
+    worker = Worker(registry, SecretStr("token"))
+    description = SimpleNamespace(digest="sha256:0", name="tiny")
+    parts: Any = SimpleNamespace(
+        base=SimpleNamespace(description=description), banks=SimpleNamespace(refresh_known=refresh)
+    )
+    engine: Any = SimpleNamespace(alive=True, stop=lambda: None)
+
+    class Loaded(Life):
+        def _load(self) -> None:
+            worker.engine, worker.service = engine, parts
+
+    settings = Settings(data_dir=data_dir, worker_ttl_seconds=TTL)
+    life = Loaded(worker, settings, database, InferenceMetrics(registry), lambda: None)
+    seen: set[object] = set()
+
+    async def run() -> None:
+        async with life.around(FastAPI()):
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                with database.read() as connection:
+                    seen.update(record.expires_at for record in alive(connection, "inference"))
+                await asyncio.sleep(0.02)
+
+    asyncio.run(run())
+    return seen
+
+
+def test_a_bank_that_takes_its_time_does_not_keep_the_worker_from_announcing_itself(
+    database: Database, tmp_path: Path
+) -> None:
+    free = Event()
+
+    def slow() -> None:
+        free.wait(10)
+
+    try:
+        assert len(live(database, slow, 1.0, tmp_path)) >= 2
+    finally:
+        free.set()
+    with database.read() as connection:
+        assert alive(connection, "inference") == []
+
+
+@pytest.mark.parametrize("problem", [OSError("disk full"), RuntimeError("odd")])
+def test_no_failure_ends_the_heartbeats(database: Database, tmp_path: Path, problem: Exception) -> None:
+    beats = []
+
+    def failing() -> None:
+        beats.append(problem)
+        raise problem
+
+    assert len(live(database, failing, 1.0, tmp_path)) >= 2
+    assert len(beats) >= 2
