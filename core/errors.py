@@ -180,6 +180,7 @@ class WrongBase(AdapterInvalid):
     """The adapter was trained on another base model."""
 
     code = "wrong_base"
+    status = 409
 
 
 class LeaseLost(LatentBankError):

@@ -16,7 +16,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, slots=True)
 class MadeMemory:
-    """A memory of the demo; `seconds` from its admission to its end, `bytes` of its adapter."""
+    """A memory of the demo; `seconds` that its job ran, without its wait for a worker, `bytes` of its adapter."""
 
     id: str
     title: str

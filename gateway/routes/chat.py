@@ -15,7 +15,7 @@ from gateway.services import Parts
 
 router = APIRouter(tags=["chat"])
 
-_ERRORS = errors(400, 401, 404, 413, 429, 503)
+_ERRORS = errors(400, 401, 404, 409, 413, 429, 503)
 
 
 def _answer(shape: str) -> dict[int | str, dict[str, Any]]:

@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
@@ -83,7 +82,11 @@ def test_a_context_becomes_a_memory_that_serves_and_that_deletion_removes_everyw
     after = ask(tenant, base, "What does the heron eat?")
     assert after["memory"]["candidates"] == []
     _until(lambda: not list(cluster.store.list("")), 60)
-    assert tenant.get(f"/v1/memories/{sent['id']}").status_code in (200, 404)
+    _until(lambda: tenant.get(f"/v1/memories/{sent['id']}").json()["purged_at"] is not None, 60)
+    assert tenant.get(f"/v1/memories/{sent['id']}").json()["status"] == "deleted"
+    node_cache = cluster.stack.plan.data_dir / "node-cache"
+    assert node_cache.is_dir()
+    _until(lambda: not (node_cache / memory["digest"].removeprefix("sha256:")).exists(), 60)
 
 
 def test_every_process_is_seen_by_a_scrape(cluster: Cluster) -> None:

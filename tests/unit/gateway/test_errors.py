@@ -5,8 +5,19 @@ import json
 import pytest
 
 from core import errors
-from core.errors import BacklogFull, InvalidRequest, LatentBankError, StorageError, Unauthenticated, Unavailable
+from core.errors import (
+    BacklogFull,
+    Conflict,
+    InvalidRequest,
+    LatentBankError,
+    NotFound,
+    StorageError,
+    Unauthenticated,
+    Unavailable,
+    WrongBase,
+)
 from gateway.errors import answer_to
+from gateway.routes.chat import router as chat_routes
 
 
 def _all(kind: type[LatentBankError]) -> list[type[LatentBankError]]:
@@ -39,3 +50,12 @@ def test_errors_that_pass_say_when_to_come_back() -> None:
     assert answer_to(BacklogFull(retry_after_seconds=7)).headers["Retry-After"] == "7"
     assert answer_to(Unavailable()).headers["Retry-After"] == "5"
     assert answer_to(Unauthenticated()).headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_questions_declare_what_a_worker_may_refuse_them_with() -> None:
+    """A memory that is pending, or of another base, is a 409 of the worker that the gateway passes on."""
+    refusals = {kind.status for kind in (InvalidRequest, NotFound, Conflict, WrongBase, Unavailable)}
+    assert refusals == {400, 404, 409, 503}
+    for route in chat_routes.routes:
+        if "POST" in route.methods:
+            assert refusals <= set(route.responses)
