@@ -87,10 +87,11 @@ class RecipeSettings(BaseModel):
     """Learning rate of B relative to that of A."""
     off_topic_share: float = 0.25
     teacher_top_k: int = 64
-    spans_per_fact: int = 4
-    stems_per_span: int = 4
+    spans_per_fact: int = 3
+    stems_per_span: int = 3
     question_temperature: float = 0.5
-    pairs_per_fact: int = 7
+    gaps_per_fact: int = 2
+    pairs_per_fact: int = 5
     max_pairs: int = 256
     question_tokens: int = 24
     answer_tokens: int = 28

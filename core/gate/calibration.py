@@ -12,8 +12,8 @@ report rather than hidden:
   because the final model differs a little from the out-of-fold ones (cross-conformal, Vovk 2015);
 - fewer than `1 / rate - 1` negatives can't support it: the threshold then lies above all of them, `promise_kept` is
   false;
-- a threshold that most held-out positives would fail is lowered to their median (`rule` is `capped`, `promise_kept`
-  false), because a memory that never speaks is of no use.
+- a threshold that more than a fifth of the held-out positives would fail is lowered until four of five pass (`rule` is
+  `capped`, `promise_kept` false), because a memory that stays silent on its own questions is of no use.
 Where the positives lie clear above the bound, the threshold moves a third of the way towards them, half of it where the
 negatives are too few for the promise.
 """
@@ -55,6 +55,8 @@ PENALTY = 0.05
 CLIP = 4.0
 MAX_FOLDS = 20
 TOWARDS_POSITIVES = 1 / 3
+LEAST_TRUE_ACTIVATION = 0.8
+"""Share of its own held-out questions that a memory must be allowed to answer, whatever the promise."""
 
 
 def calibrate(
@@ -102,7 +104,7 @@ def _threshold(yes: Array, no: Array, rate: float) -> tuple[float, str, bool]:
     """The threshold in log-odds, the rule that set it, and whether the promised rate is supported."""
     allowed = math.floor(rate * (len(no) + 1) + 1e-9) - 1
     bound = float(np.nextafter(np.sort(no)[::-1][max(0, allowed)], math.inf))
-    cap = float(np.sort(yes)[(len(yes) - 1) // 2])
+    cap = float(np.sort(yes)[int((1 - LEAST_TRUE_ACTIVATION) * (len(yes) - 1))])
     if bound > cap:
         return cap, "capped", False
     low = float(np.quantile(yes, 0.1))

@@ -45,10 +45,10 @@ def text_context(title: str, text: str) -> Context:
 
 
 def chat_context(title: str, messages: Sequence[tuple[str, str]]) -> Context:
-    """A transcript; each sentence is a fact that says who said it."""
+    """A transcript; each sentence is a fact. Who said it stands in the transcript, which the teacher reads."""
     spoken = [(_speaker(role), content.strip()) for role, content in messages if content.strip()]
     transcript = "\n".join(f"{who}: {content}" for who, content in spoken)
-    facts = [f"{who} said: {sentence}" for who, content in spoken for sentence in sentences_of(content)]
+    facts = [sentence for _, content in spoken for sentence in sentences_of(content)]
     return _context(title, transcript, facts)
 
 

@@ -26,7 +26,8 @@ from workers.distillation.trainer.questions import (
     grounded,
 )
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.spans import Span, spans_of, up_to
+from workers.distillation.trainer.spans import Span, gap_question, spans_of, up_to
+from workers.distillation.trainer.statements import statements_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,15 @@ class Asked:
     question: str
     fact: int
     span: str
+    stated: bool = False
+    """Whether the sentence's own grammar gave the question, so that the sentence surely answers it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
     """A question, its answer's tokens (with the end token), and the target of every one of them.
 
-    `taught` says whether the teacher wrote the answer; `sure` is its mean log-probability.
+    `taught` says whether the teacher wrote the answer; `sure` is its mean log-probability; `stated` as of `Asked`.
     """
 
     question: str
@@ -51,6 +54,12 @@ class Pair:
     fact: int
     taught: bool
     sure: float
+    stated: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether question and answer surely belong together."""
+        return self.taught or self.stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ def study(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ran
     pairs = answer(base, context, asked, recipe, ranks)
     check()
     learn, held_out = choose(pairs, recipe, len(context.facts))
-    learn = [*learn, *restatements(base, context)]
+    learn = [*learn, *gaps(base, context, recipe), *restatements(base, context)]
     return Study(tuple(learn), tuple(held_out), len(asked), sum(pair.taught for pair in pairs))
 
 
@@ -104,13 +113,19 @@ def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks
         else ()
     )
     texts = [[stem + base.chat.decode(next(written).tokens) for stem in row] for row in stems]
+    stated = [
+        Asked(statement.question, i, statement.span, stated=True)
+        for i, fact in enumerate(context.facts)
+        for statement in statements_of(fact.text, context.title)
+    ]
     found = [
         Asked(question, fact, span.text)
         for (fact, span), raw in zip(targets, ranks.collect(texts), strict=True)
         for question in map(clean_question, raw)
         if question
     ]
-    return [found[i] for i in distinct([item.question for item in found])]
+    asked = [*stated, *found]
+    return [asked[i] for i in distinct([item.question for item in asked])]
 
 
 def answer(
@@ -128,18 +143,36 @@ def answer(
 
 
 def choose(pairs: Sequence[Pair], recipe: RecipeSettings, facts: int) -> tuple[list[Pair], list[Pair]]:
-    """What to learn, spread over the facts, the teacher's surest answers first; then what is held out."""
+    """What to learn, spread over the facts, sound pairs first; and what is held out.
+
+    Only sound pairs are held out, one a fact, and only of facts that keep another: the gate is judged by them.
+    """
     by_fact: list[list[Pair]] = [[] for _ in range(facts)]
-    for pair in sorted(pairs, key=lambda p: (not p.taught, -p.sure)):
+    for pair in sorted(pairs, key=lambda p: (not p.sound, -p.sure)):
         by_fact[pair.fact].append(pair)
+    wanted = min(recipe.held_out_pairs, len(pairs) // 4)
+    held: list[Pair] = []
+    for least in (3, 2):
+        for own in by_fact:
+            sound = [pair for pair in own if pair.sound]
+            if len(held) < wanted and len(sound) >= least:
+                held.append(sound[-1])
+                own.remove(sound[-1])
     spread = [pair for turn in zip_longest(*by_fact) for pair in turn if pair is not None]
     limit = min(recipe.max_pairs, max(16, recipe.pairs_per_fact * facts))
-    wanted = min(recipe.held_out_pairs, len(spread) // 4)
-    # The first two of each fact are always learnt; of the others every third is held out.
-    candidates = [i for i in range(2 * facts, len(spread)) if (i - 2 * facts) % 3 == 0 or i >= limit]
-    held = set(candidates[-wanted:] if wanted else ())
-    learn = [pair for i, pair in enumerate(spread) if i not in held][:limit]
-    return learn, [spread[i] for i in sorted(held)]
+    return spread[:limit], held
+
+
+def gaps(base: LoadedBase, context: Context, recipe: RecipeSettings) -> list[Pair]:
+    """Every span asked for by its own sentence, so that none depends on the base's skill at asking."""
+    pairs = []
+    for i, fact in enumerate(context.facts):
+        for span in spans_of(fact.text, context.title)[: recipe.gaps_per_fact]:
+            question = gap_question(fact.text, span, context.title)
+            if question is not None:
+                tokens = (*base.chat.encode(up_to(fact.text, span.text)), end_token(base))
+                pairs.append(Pair(question, tokens, hard_of(tokens), i, False, 0.0))
+    return pairs
 
 
 def restatements(base: LoadedBase, context: Context) -> list[Pair]:
@@ -172,9 +205,7 @@ def _question_prompt(base: LoadedBase, context: Context, fact: Fact, span: Span)
 
 
 def _instruction(title: str, sentence: str, target: str) -> str:
-    return (
-        f"Subject: {title}\nFact: {sentence}\nAnswer: {target}\nWrite the question about {title} that has this answer."
-    )
+    return f"Subject: {title}\nFact: {sentence}\nAnswer: {target}\nWrite the question that has this answer."
 
 
 def _answers(base: LoadedBase, prompts: Sequence[Prompt], recipe: RecipeSettings) -> list[Written]:
@@ -199,9 +230,9 @@ def _pair(base: LoadedBase, context: Context, item: Asked, row: Written) -> Pair
     holds_span = content_words(item.span) <= content_words(text)
     if row.soft is not None and holds_span and grounded(item.question, text, context.text):
         tokens = (*row.tokens, end_token(base)) if row.ended else tuple(row.tokens)
-        return Pair(item.question, tokens, row.soft, item.fact, True, row.likelihood)
+        return Pair(item.question, tokens, row.soft, item.fact, True, row.likelihood, item.stated)
     asked_about = (content_words(item.question) & content_words(fact)) - content_words(context.title)
-    if not asked_about:
+    if not asked_about and not item.stated:
         return None
     tokens = (*base.chat.encode(up_to(fact, item.span)), end_token(base))
-    return Pair(item.question, tokens, hard_of(tokens), item.fact, False, row.likelihood)
+    return Pair(item.question, tokens, hard_of(tokens), item.fact, False, row.likelihood, item.stated)

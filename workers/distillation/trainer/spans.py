@@ -15,6 +15,7 @@ MAX_SPAN_WORDS = 5
 _EDGE = "\"'“”‘’()[].,;:!?"
 _CLOSES = ",;.:!?)"
 _CLAUSE_END = re.compile(r"[,;:.!?](?=\s)")
+_YEAR = re.compile(r"^(?:1[0-9]|20)\d\d$")
 _UNIT = re.compile(r"^[^\W\d_]+$")
 _MONTHS_AND_DAYS = (
     "january february march april may june july august september october november december monday tuesday "
@@ -52,6 +53,25 @@ def up_to(sentence: str, span: str) -> str:
     at = sentence.find(span)
     end = _CLAUSE_END.search(sentence, at + len(span)) if at >= 0 else None
     return sentence if end is None else sentence[: end.start()] + "."
+
+
+def gap_question(sentence: str, span: Span, title: str) -> str | None:
+    """The sentence as a question with a question word in the span's place: plain, but right for every sentence."""
+    told = up_to(sentence, span.text)
+    if told.count(span.text) != 1:
+        return None
+    return f"{title}: {told.replace(span.text, _question_word(span)).rstrip('.!?;:, ')}?"
+
+
+def _question_word(span: Span) -> str:
+    if span.kind == "name":
+        return "who or what"
+    if span.kind == "phrase":
+        return "what"
+    first, _, unit = span.text.partition(" ")
+    if unit and first[:1].isdigit():
+        return f"how many {unit}"
+    return "what year" if _YEAR.match(first) else "what"
 
 
 def _numbers(tokens: list[str]) -> list[Span]:

@@ -34,10 +34,10 @@ def test_every_fact_stands_in_its_window() -> None:
     assert all(fact.text in context.windows[fact.window] for fact in context.facts)
 
 
-def test_a_chat_says_who_said_what() -> None:
+def test_a_chats_transcript_says_who_spoke_and_its_facts_are_what_was_said() -> None:
     context = chat_context("Plans", [("user", "I moved to Riga. I play the harp."), ("assistant", "Noted.")])
     assert context.text == "The user: I moved to Riga. I play the harp.\nThe assistant: Noted."
-    assert context.facts[1].text == "The user said: I play the harp."
+    assert context.facts[1].text == "I play the harp."
 
 
 def test_a_context_object_is_read_by_its_kind(tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ def _lesson(length: int, token: int = 0) -> Lesson:
 def test_the_loss_is_zero_where_the_student_says_what_the_teacher_says() -> None:
     logits = torch.tensor([[2.0, 1.0, -30.0], [0.0, 3.0, -30.0]])
     lesson = Lesson(EMPTY, (1, 2), soft_of(logits, 2))
-    assert abs(float(divergence(logits, lesson))) < 1e-5
+    assert abs(float(divergence(logits[None], [lesson]))) < 1e-5
 
 
 def test_the_loss_is_summed_over_positions_and_weighs_by_the_teacher() -> None:
     soft = Soft(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0, 1]]))
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
     expected = torch.log(torch.tensor(0.5)) - torch.log(torch.tensor(0.25))
-    assert torch.isclose(divergence(logits, Lesson(EMPTY, (1,), soft)), expected)
+    assert torch.isclose(divergence(logits[None], [Lesson(EMPTY, (1,), soft)]), expected)
 
 
 def test_every_pair_has_its_turn_before_any_has_a_second_one_more_than_once() -> None:
