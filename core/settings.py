@@ -112,7 +112,6 @@ class ServingSettings(BaseModel):
     slots: int = 16
     max_rank: int = 16
     top_k: int = 3
-    max_active: int = 1
     block_tokens: int = 32
     prefix_cache_blocks: int = 2048
     ram_adapters: int = 64

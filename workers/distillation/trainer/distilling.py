@@ -33,6 +33,8 @@ SLOT = 1
 STUDY_SHARE = 0.35
 TRAINING_SHARE = 0.55
 """Parts of a memory's way, for its progress; the rest is calibration."""
+STUDY_PASSES = (0.4, 0.7)
+"""Parts of self-study that are done after its passes."""
 
 
 class Distiller:
@@ -65,8 +67,14 @@ class Distiller:
             warm = self.warm(request.base_reference, request.base_dir, request.encoder)
             engine = warm.engine(recipe, self._config, self.ranks)
         context = read_context(memory.context_path, memory.title)
+        shares = iter(STUDY_PASSES)
+
+        def passed(message: str) -> None:
+            check()
+            reporter.progress("self_study", STUDY_SHARE * next(shares), message, told)
+
         with clock.timed("self_study"):
-            studied = study(warm.base, context, recipe, self.ranks, check)
+            studied = study(warm.base, context, recipe, self.ranks, passed)
         reporter.progress("self_study", STUDY_SHARE * 0.8, f"{len(studied.learn)} pairs to learn", told)
         with clock.timed("targets"):
             spare = unanswerable(context.title, context.text)

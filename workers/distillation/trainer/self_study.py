@@ -72,15 +72,15 @@ class Study:
     taught: int
 
 
-Check = Callable[[], None]
+Passed = Callable[[str], None]
 
 
-def study(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks, check: Check) -> Study:
-    """Question, answer and choose; `check` is called between the passes."""
+def study(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks, passed: Passed) -> Study:
+    """Question, answer and choose; after each pass `passed` is told what was done, and may raise to stop."""
     asked = ask(base, context, recipe, ranks)
-    check()
+    passed(f"{len(asked)} questions asked")
     pairs = answer(base, context, asked, recipe, ranks)
-    check()
+    passed(f"{len(pairs)} questions answered")
     learn, held_out = choose(pairs, recipe, len(context.facts))
     learn = [*learn, *gaps(base, context, recipe), *restatements(base, context)]
     return Study(tuple(learn), tuple(held_out), len(asked), sum(pair.taught for pair in pairs))
