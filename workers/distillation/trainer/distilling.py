@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ SLOT = 1
 STUDY_SHARE = 0.35
 TRAINING_SHARE = 0.55
 """Parts of a memory's way, for its progress; the rest is calibration."""
+LEAST_POSITIVES = 6
 STUDY_PASSES = (0.4, 0.7)
 """Parts of self-study that are done after its passes."""
 
@@ -92,8 +93,8 @@ class Distiller:
             )
         reporter.progress("calibrating", STUDY_SHARE + TRAINING_SHARE, "calibrating the gate", told)
         with clock.timed("calibrating"):
-            index = _index(warm.encoder, memory, context, studied)
             positives, negatives = judged(context, studied, spare[1::2])
+            index = _index(warm.encoder, memory, context, studied, positives)
             gate = calibrate_gate(
                 warm.base, engine.adapters, warm.encoder, index, positives, negatives, recipe, slot=SLOT
             )
@@ -152,18 +153,23 @@ class Clock:
 
 
 def judged(context: Context, studied: Study, spare: list[str]) -> tuple[list[str], list[str]]:
-    """Questions for the gate: held-out ones, and ones that this memory does not answer.
+    """Questions for the gate: ones that this memory answers, held out where there are enough, and ones it does not.
 
-    A context too short to hold anything out is judged on what was learnt, rather than not at all.
+    A gate can't be fitted to one or two positives: up to `LEAST_POSITIVES` are then taken from what was learnt.
     """
-    held_out = [pair.question for pair in studied.held_out]
-    positives = held_out or [pair.question for pair in studied.learn[:8]]
+    learnt = sorted(studied.learn, key=lambda pair: not pair.sound)
+    lent = learnt[: max(0, LEAST_POSITIVES - len(studied.held_out))]
+    positives = [pair.question for pair in (*studied.held_out, *lent)]
     strangers = about_strangers([pair.question for pair in studied.learn], context.title)[:8]
     return positives, [*JUDGE, *spare, *strangers]
 
 
-def _index(encoder: Encoder, memory: MemoryRequest, context: Context, studied: Study) -> MemoryIndex:
-    entries = entries_of(context.title, context.text, [pair.question for pair in studied.learn])
+def _index(
+    encoder: Encoder, memory: MemoryRequest, context: Context, studied: Study, positives: Sequence[str]
+) -> MemoryIndex:
+    """Without the gate's positives: a question that finds itself would make retrieval look better than it is."""
+    questions = [pair.question for pair in studied.learn if pair.question not in set(positives)]
+    entries = entries_of(context.title, context.text, questions)
     return MemoryIndex(memory.memory_id, context.title, tuple(entries), encoder.encode(entries))
 
 
