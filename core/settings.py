@@ -77,7 +77,7 @@ class RecipeSettings(BaseModel):
     rank: int = 8
     alpha: int = 16
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-    steps: int = 40
+    steps: int = 32
     """Least steps; a long context takes as many as give each pair `passes` turns."""
     passes: float = 4.0
     max_steps: int = 400
