@@ -28,7 +28,7 @@ from core.cli.up import prepare_base
 from core.errors import LatentBankError
 from core.settings import Settings
 
-_ANSWER_TOKENS = 32
+_ANSWER_TOKENS = 28
 _DISTIL_SECONDS = 1800.0
 
 
