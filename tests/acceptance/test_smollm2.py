@@ -1,4 +1,4 @@
-"""The main job on the real base model, on the embedded default: a memory answers, the gate abstains, tenants are apart."""
+"""The main job on the real base, on the embedded default: a memory answers, the gate abstains, tenants are apart."""
 
 from __future__ import annotations
 
