@@ -107,7 +107,7 @@ def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping
 
 
 def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) -> list[str]:
-    """Dispatched jobs whose doorbell nobody answered in time, or never rang, the longest overdue first.
+    """Dispatched jobs whose doorbell nobody answered in time, or never rang, the longest overdue first, then the oldest.
 
     They are marked as rung now, for the caller to do it. Skips jobs that another transaction is just changing.
     """
@@ -116,7 +116,7 @@ def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) 
         connection.execute(
             select(jobs.c.id)
             .where(_DISPATCHED, late)
-            .order_by(jobs.c.dispatched_at, jobs.c.id)
+            .order_by(jobs.c.dispatched_at, jobs.c.created_at, jobs.c.id)
             .limit(max(0, limit))
             .with_for_update(skip_locked=True)
         ).scalars()
