@@ -107,7 +107,7 @@ def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping
 
 
 def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) -> list[str]:
-    """Dispatched jobs whose doorbell nobody answered in time, or never rang, the longest overdue first, then the oldest.
+    """Dispatched jobs whose doorbell nobody answered in time, or never rang: longest overdue first, then the oldest.
 
     They are marked as rung now, for the caller to do it. Skips jobs that another transaction is just changing.
     """
