@@ -24,7 +24,7 @@ def main() -> None:
     from workers.distillation.trainer.distilling import Distiller
     from workers.distillation.trainer.engine import join_group
 
-    ranks: Ranks = join_group()
+    ranks: Ranks = join_group(options.inbox)
     distiller = Distiller(ranks, options.deepspeed_config)
     if options.base:
         distiller.warm(options.base, options.base_dir, options.encoder)

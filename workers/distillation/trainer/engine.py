@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -20,8 +21,11 @@ from core.adapters.packed import PackedAdapters
 from workers.distillation.trainer.ranks import Ranks
 
 
-def join_group() -> Ranks:
-    """Joins the process group that the launcher's environment describes; a group of one where there is none."""
+def join_group(directory: Path | None = None) -> Ranks:
+    """Joins the process group that the launcher's environment describes; a group of one where there is none.
+
+    Ranks of one machine meet over a file in `directory`: torch's TCP store would listen on every interface.
+    """
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     if "MASTER_PORT" not in os.environ:
@@ -34,8 +38,22 @@ def join_group() -> Ranks:
         deepspeed.ops.__compatible_ops__ = {}
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(
+        "nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, **_meeting(directory)
+    )
     return Ranks.of_group()
+
+
+def _meeting(directory: Path | None) -> dict[str, Any]:
+    """Where the ranks find each other, as arguments of `init_distributed`; none, for the address in the environment."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if int(os.environ.get("LOCAL_SIZE", size)) != size or (size > 1 and directory is None):
+        return {}
+    directory = directory or Path(tempfile.mkdtemp(prefix="latentbank-ranks-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    # The launcher's port is new for every group, so no group finds the file of an earlier one.
+    meeting = directory.absolute() / f"meeting-{os.environ['MASTER_PORT']}"
+    return {"init_method": f"file://{meeting}", "rank": rank, "world_size": size}
 
 
 def read_config(path: Path | None, ranks: int) -> dict[str, Any]:
