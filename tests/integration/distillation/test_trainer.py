@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from core.engine.draft import draft
 from core.gate.decision import GateModel
 from core.retrieval.index import load_index
 from core.settings import RecipeSettings, Settings
+from tests.fixtures.ports import free_port
 from workers.distillation.trainer.decoding import hard_of, prefill_shared
 from workers.distillation.trainer.distilling import SLOT, Distiller
 from workers.distillation.trainer.engine import AdapterEngine, join_group, leave_group, read_config
@@ -217,7 +217,7 @@ def _launch(request: RunRequest, directory: Path, count: int, *arguments: str) -
     }
     (run / "request.json").write_text(json.dumps(fields))
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(count)]
-    address = ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     trainer = ["--module", "workers.distillation.trainer", "--inbox", str(inbox), "--parent", str(os.getpid())]
     outside = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
     environment = {key: value for key, value in os.environ.items() if key not in outside}
@@ -240,10 +240,3 @@ def _launch(request: RunRequest, directory: Path, count: int, *arguments: str) -
     finally:
         os.killpg(group.pid, signal.SIGTERM)
         group.wait(30)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
