@@ -23,6 +23,13 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(truth: Database) -> 
         assert compare_metadata(context, metadata) == []
 
 
+def test_many_processes_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+    for turn in range(10):
+        databases = [Database(f"sqlite:///{tmp_path / f'new-{turn}.db'}") for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(_ask_the_clock, databases))
+
+
 def test_many_processes_may_migrate_a_new_database_at_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
     databases = [Database(url) for _ in range(4)]
@@ -108,3 +115,9 @@ def test_a_worker_is_alive_until_its_announcement_runs_out(truth: Database) -> N
         assert [w.id for w in workers.alive(connection, "distillation")] == ["gone"]
         assert workers.alive(connection, "inference")[0].info == {"name": "m"}
         assert workers.forget_expired(connection, -120) == 2
+
+
+def _ask_the_clock(database: Database) -> None:
+    with database.read() as connection:
+        database.now(connection)
+    database.dispose()
