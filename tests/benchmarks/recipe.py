@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from core.base_model.loading import LoadedBase
+from core.engine.decoding import prefill_shared
 from core.engine.draft import draft
 from core.gate.decision import GateModel
 from core.gate.features import vector
 from core.retrieval.index import load_index, retrieval_signals
 from core.settings import RecipeSettings, Settings
-from workers.distillation.trainer.decoding import prefill_shared
 from workers.distillation.trainer.distilling import SLOT, Distiller, Warm
 from workers.distillation.trainer.engine import join_group
 from workers.distillation.trainer.requests import MemoryRequest, Reporter, RunRequest

@@ -22,12 +22,12 @@ from core.adapters.peft_format import load_adapter, save_adapter
 from core.adapters.validation import layers_of_base, validate_adapter
 from core.base_model.description import BaseDescription
 from core.base_model.loading import LoadedBase
+from core.engine.decoding import hard_of, prefill_shared
 from core.engine.draft import draft
 from core.gate.decision import GateModel
 from core.retrieval.index import load_index
 from core.settings import RecipeSettings, Settings
 from tests.fixtures.ports import free_port
-from workers.distillation.trainer.decoding import hard_of, prefill_shared
 from workers.distillation.trainer.distilling import SLOT, Distiller
 from workers.distillation.trainer.engine import AdapterEngine, join_group, leave_group, read_config
 from workers.distillation.trainer.ranks import Ranks

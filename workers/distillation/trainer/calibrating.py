@@ -10,6 +10,7 @@ import torch
 
 from core.adapters.packed import PackedAdapters
 from core.base_model.loading import LoadedBase
+from core.engine.decoding import prefill_shared
 from core.engine.draft import draft
 from core.gate.calibration import calibrate
 from core.gate.decision import GateModel
@@ -17,7 +18,6 @@ from core.gate.features import DRAFT_TOKENS, vector
 from core.retrieval.encoder import Encoder
 from core.retrieval.index import MemoryIndex, retrieval_signals
 from core.settings import RecipeSettings
-from workers.distillation.trainer.decoding import prefill_shared
 
 BATCH = 24
 

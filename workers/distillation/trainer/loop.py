@@ -66,6 +66,7 @@ def run(directory: Path, ranks: Ranks, distil: Distil) -> None:
             return
         except Exception as problem:  # noqa: BLE001 - the boundary of one memory
             outcomes.append(Outcome(memory.memory_id, str(memory.directory), error=_described(problem)))
+        reporter.outcome(outcomes[-1])
     reporter.result(outcomes)
 
 

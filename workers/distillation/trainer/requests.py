@@ -1,7 +1,8 @@
 """What the parent asks of the trainer, and what it is told: files in a run's directory.
 
-The parent puts `request.json` there by rename; the trainer appends to `progress.jsonl` and ends with `result.json`,
-which also appears by rename. A file named `cancel` asks it to stop.
+The parent puts `request.json` there by rename; the trainer appends to `progress.jsonl`, writes `outcomes/<memory>.json`
+as each memory is done, and ends with `result.json`; those appear by rename. A file named `cancel` asks it to stop, one
+named `cancel.<memory>` to go on without that memory.
 """
 
 from __future__ import annotations
@@ -20,19 +21,25 @@ REQUEST = "request.json"
 PROGRESS = "progress.jsonl"
 RESULT = "result.json"
 CANCEL = "cancel"
+OUTCOMES = "outcomes"
 
 Phase = Literal["self_study", "training", "calibrating"]
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRequest:
-    """One context to distil; the adapter is written into `directory`."""
+    """One context to distil; the adapter is written into `directory`.
+
+    `start_from` is the directory of the adapter of the context's earlier version, where there is one.
+    """
 
     memory_id: str
     title: str
     kind: str
     context_path: Path
     directory: Path
+    tenant_id: str = ""
+    start_from: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,8 @@ def parse_request(text: str) -> RunRequest:
                     str(memory["kind"]),
                     Path(memory["context_path"]),
                     Path(memory["directory"]),
+                    str(memory.get("tenant_id", "")),
+                    Path(memory["start_from"]) if memory.get("start_from") else None,
                 )
                 for memory in fields["memories"]
             ),
@@ -118,6 +127,11 @@ class Reporter:
         with (self._directory / PROGRESS).open("a") as file:
             file.write(json.dumps({**line, "at": time.time()}) + "\n")
 
+    def outcome(self, outcome: Outcome) -> None:
+        """Says how one memory ended, before the run has."""
+        if not self._silent:
+            self._place(self._directory / OUTCOMES / f"{outcome.memory_id}.json", outcome.to_json())
+
     def result(self, outcomes: Sequence[Outcome], *, cancelled: bool = False, error: str | None = None) -> None:
         if self._silent:
             return
@@ -128,10 +142,19 @@ class Reporter:
             "error": error,
             "memories": [outcome.to_json() for outcome in outcomes],
         }
-        partial = self._directory / f"{RESULT}.partial"
-        partial.write_text(json.dumps(fields, indent=1))
-        partial.rename(self._directory / RESULT)
+        self._place(self._directory / RESULT, fields)
 
     @property
     def cancel_requested(self) -> bool:
         return (self._directory / CANCEL).exists()
+
+    def cancelled(self, memory_id: str) -> bool:
+        """Whether the run is to go on without this memory."""
+        return (self._directory / f"{CANCEL}.{memory_id}").exists()
+
+    @staticmethod
+    def _place(path: Path, fields: Mapping[str, Any]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(json.dumps(fields, indent=1))
+        partial.rename(path)

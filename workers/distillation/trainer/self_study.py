@@ -13,9 +13,9 @@ from itertools import zip_longest
 
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
+from core.engine.decoding import Sampling, Soft, Written, hard_of, prefill_shared, shared_start, write
 from core.settings import RecipeSettings
 from workers.distillation.trainer.contexts import Context, Fact
-from workers.distillation.trainer.decoding import Sampling, Soft, Written, hard_of, prefill_shared, shared_start, write
 from workers.distillation.trainer.questions import (
     EXAMPLES,
     RESTATEMENTS,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.base_model.loading import LoadedBase
+from core.engine.decoding import Soft, prefill_shared, write
 from core.engine.kv import PrefixKv
 from core.settings import RecipeSettings
-from workers.distillation.trainer.decoding import Soft, prefill_shared, write
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.self_study import Pair
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from core.engine.decoding import hard_of
 from core.settings import RecipeSettings
-from workers.distillation.trainer.decoding import hard_of
 from workers.distillation.trainer.self_study import Pair, choose
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from core.engine.decoding import hard_of, soft_of
 from core.engine.kv import PrefixKv
-from workers.distillation.trainer.decoding import hard_of, soft_of
 from workers.distillation.trainer.targets import Lesson
 from workers.distillation.trainer.training import divergence
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import torch
 
+from core.engine.decoding import Soft, hard_of, soft_of
 from core.engine.kv import PrefixKv
 from core.settings import RecipeSettings
-from workers.distillation.trainer.decoding import Soft, hard_of, soft_of
 from workers.distillation.trainer.targets import Lesson
 from workers.distillation.trainer.training import divergence, plan, schedule, steps_for
 

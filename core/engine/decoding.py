@@ -1,4 +1,4 @@
-"""Batched generation over prefixes that are computed once: the engine of self-study."""
+"""Batched generation over prefixes that are computed once: for self-study and evaluation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.adapters.packed import PackedAdapters
 from core.engine.kv import PrefixKv
 from core.engine.rows import Rows, prefill
 
@@ -66,16 +67,26 @@ def write(
     end_tokens: frozenset[int],
     sampling: Sampling | None = None,
     keep_top: int = 0,
+    adapters: PackedAdapters | None = None,
+    slots: Sequence[int] | None = None,
 ) -> list[Written]:
     """Lets the model continue `prefixes[i]` and `feeds[i]` for up to `limit` tokens, greedily or by sampling.
 
-    With `keep_top` each row carries the top log-probabilities of every position. Rows run in batches of like length.
+    With `keep_top` each row carries the top log-probabilities of every position. With `adapters`, row i is written with
+    the adapter in `slots[i]`. Rows run in batches of like length.
     """
     noise = _noise(sampling, len(feeds), limit)
     order = sorted(range(len(feeds)), key=lambda i: (len(prefixes[i]) + len(feeds[i]), len(feeds[i])))
     written: list[Written | None] = [None] * len(feeds)
     for batch in batches(order, [len(p) + len(f) + limit for p, f in zip(prefixes, feeds, strict=True)]):
-        run = _Batch(model, [prefixes[i] for i in batch], [feeds[i] for i in batch], limit, keep_top)
+        rows = Rows(
+            model,
+            [prefixes[i] for i in batch],
+            room=max(len(feeds[i]) for i in batch) + limit,
+            adapters=adapters,
+            slots=None if slots is None else [slots[i] for i in batch],
+        )
+        run = _Batch(rows, [feeds[i] for i in batch], limit, keep_top)
         done = run.finish(end_tokens, sampling, None if noise is None else noise[batch])
         for i, row in zip(batch, done, strict=True):
             written[i] = row
@@ -141,13 +152,11 @@ def hard_of(tokens: Sequence[int]) -> Soft:
 class _Batch:
     """Rows that write together, leaving as they finish."""
 
-    def __init__(
-        self, model: Any, prefixes: Sequence[PrefixKv], feeds: Sequence[Sequence[int]], limit: int, keep_top: int
-    ) -> None:
+    def __init__(self, rows: Rows, feeds: Sequence[Sequence[int]], limit: int, keep_top: int) -> None:
         self._limit = limit
         self._keep_top = keep_top
-        self._rows = Rows(model, prefixes, room=max(len(feed) for feed in feeds) + limit)
-        self._logits = self._rows.feed(feeds)[:, -1].float()
+        self._rows = rows
+        self._logits = rows.feed(feeds)[:, -1].float()
         self._tokens: list[list[int]] = [[] for _ in feeds]
         self._sums = [0.0] * len(feeds)
         self._soft: list[list[Soft]] = [[] for _ in feeds]

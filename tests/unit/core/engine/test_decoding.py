@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 
 from core.base_model.loading import LoadedBase
+from core.engine.decoding import Sampling, batches, common_length, prefill_shared, write
 from core.engine.kv import PrefixKv
-from workers.distillation.trainer.decoding import Sampling, batches, common_length, prefill_shared, write
 
 LIMIT = 6
 
