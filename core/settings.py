@@ -77,10 +77,16 @@ class RecipeSettings(BaseModel):
     rank: int = 8
     alpha: int = 16
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    untouched_layers: float = Field(0.5, ge=0.0, lt=1.0)
+    """Share of the layers, the lower ones, that carry no adapter; their work on an answer is done once."""
+    narrow_head: bool = True
+    """Compare the student on the tokens that a step's targets name, instead of the whole vocabulary."""
     steps: int = 32
     """Least steps; a long context takes as many as give each pair `passes` turns."""
     passes: float = 4.0
     max_steps: int = 400
+    update_steps: int = 16
+    """Least steps of a new version, which starts from the earlier one's adapter; `passes` is lowered alike."""
     batch_rows: int = 8
     learning_rate: float = 6e-3
     b_rate: float = 1.0

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from core.errors import AdapterInvalid
 
@@ -22,41 +21,66 @@ BASE_SLOT = 0
 class Routing:
     """Which slot each row of the running forward pass uses; `None` while the base runs alone.
 
-    `only` says that all rows use that slot, which saves the products by row: for training, where rounding may differ
-    from that of a mixed batch.
+    `blocks` are the adapters in training, by number, to which the rows belong instead: as many consecutive rows to
+    each.
     """
 
     def __init__(self) -> None:
         self.slots: Tensor | None = None
-        self.only: int | None = None
+        self.blocks: tuple[int, ...] | None = None
+        self.training_scale = 1.0
 
 
 class PackedLinear(nn.Module):
     """A frozen linear layer plus one low-rank update per slot.
 
-    `a` is `[slots, rank, in]`, `b` is `[slots, out, rank]`, `scale` is `[slots]`.
+    `a` is `[slots, rank, in]`, `b` is `[slots, out, rank]`, `scale` is `[slots]`. Adapters in training have parameters
+    of their own, `a_0`, `b_0`, `a_1`, …, so that each has its own optimiser state and learning rate.
     """
+
+    a: Tensor
+    b: Tensor
+    scale: Tensor
 
     def __init__(self, base: nn.Linear, routing: Routing, slots: int, rank: int) -> None:
         super().__init__()
         self.base = base
         self.routing = routing
-        self.a = nn.Parameter(base.weight.new_zeros(slots, rank, base.in_features), requires_grad=False)
-        self.b = nn.Parameter(base.weight.new_zeros(slots, base.out_features, rank), requires_grad=False)
-        self.scale: Tensor
+        self.rank = rank
+        self.trained = 0
+        self.register_buffer("a", base.weight.new_zeros(slots, rank, base.in_features), persistent=False)
+        self.register_buffer("b", base.weight.new_zeros(slots, base.out_features, rank), persistent=False)
         self.register_buffer("scale", base.weight.new_zeros(slots), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` is `[rows, tokens, in]`; row i gets the update of slot `routing.slots[i]`."""
+        """`x` is `[rows, tokens, in]`; row i gets the update of slot `routing.slots[i]`, or of its block's adapter."""
         y: Tensor = self.base(x)
-        slots = self.routing.slots
+        blocks, slots = self.routing.blocks, self.routing.slots
+        if blocks is not None:
+            return self._in_training(x, y, blocks) if self.trained else y
         if slots is None:
             return y
-        only = self.routing.only
-        if only is not None:
-            return y + linear(linear(x, self.a[only]) * self.scale[only], self.b[only])
         narrow = torch.bmm(x, self.a[slots].transpose(1, 2)) * self.scale[slots, None, None]
         return torch.baddbmm(y, narrow, self.b[slots].transpose(1, 2))
+
+    def open_for_training(self, adapters: int) -> None:
+        """Makes room for that many adapters in training."""
+        weight = self.base.weight
+        for number in range(self.trained, adapters):
+            self.register_parameter(f"a_{number}", nn.Parameter(weight.new_zeros(self.rank, self.base.in_features)))
+            self.register_parameter(f"b_{number}", nn.Parameter(weight.new_zeros(self.base.out_features, self.rank)))
+        self.trained = max(self.trained, adapters)
+
+    def in_training(self, number: int) -> tuple[nn.Parameter, nn.Parameter]:
+        """A `[rank, in]` and B `[out, rank]` of an adapter in training."""
+        return self.get_parameter(f"a_{number}"), self.get_parameter(f"b_{number}")
+
+    def _in_training(self, x: Tensor, y: Tensor, blocks: tuple[int, ...]) -> Tensor:
+        pairs = [self.in_training(number) for number in blocks]
+        a, b = torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
+        count = len(blocks)
+        narrow = torch.bmm(x.reshape(count, -1, x.shape[-1]), a.transpose(1, 2)) * self.routing.training_scale
+        return torch.baddbmm(y.reshape(count, -1, y.shape[-1]), narrow, b.transpose(1, 2)).view_as(y)
 
 
 class PackedAdapters:
@@ -125,8 +149,16 @@ class PackedAdapters:
             setattr(self._model.get_submodule(parent_name), leaf, layer.base)
         self.layers = {}
 
-    def parameters(self) -> list[nn.Parameter]:
-        return [parameter for layer in self.layers.values() for parameter in (layer.a, layer.b)]
+    @contextmanager
+    def training(self, blocks: Sequence[int], scale: float) -> Iterator[None]:
+        """Within it, the rows of a forward pass belong to adapters in training: as many consecutive rows to each."""
+        routing = self.routing
+        before = routing.blocks, routing.training_scale
+        routing.blocks, routing.training_scale = tuple(blocks), scale
+        try:
+            yield
+        finally:
+            routing.blocks, routing.training_scale = before
 
 
 def _install(

@@ -13,10 +13,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefixKv:
-    """KV of one sequence in all layers: `keys` and `values` are `[layers, kv_heads, tokens, head_dim]`. Read-only."""
+    """KV of one sequence: `keys` and `values` are `[layers, kv_heads, tokens, head_dim]`. Read-only.
+
+    They are of all layers, or of those from `first_layer` on.
+    """
 
     keys: Tensor
     values: Tensor
+    first_layer: int = 0
 
     def __len__(self) -> int:
         return int(self.keys.shape[2])
@@ -34,6 +38,10 @@ class PrefixKv:
         if len(parts) == 1:
             return parts[0]
         return PrefixKv(torch.cat([p.keys for p in parts], 2), torch.cat([p.values for p in parts], 2))
+
+    def layers_from(self, first: int) -> PrefixKv:
+        """A copy of the layers from `first` on."""
+        return PrefixKv(self.keys[first:].clone(), self.values[first:].clone(), first) if first else self
 
     def cut(self, start: int, end: int) -> PrefixKv:
         """A copy of tokens `start` to `end`, which keeps nothing else alive."""
@@ -85,4 +93,6 @@ def batch_cache(prefixes: Sequence[PrefixKv], room: int) -> Cache:
         start = longest - len(prefix)
         keys[:, row, :, start:longest] = prefix.keys
         values[:, row, :, start:longest] = prefix.values
-    return Cache(layers=[_PreallocatedLayer(keys[i], values[i], longest) for i in range(layers)])
+    # Layers are found by their number in the model; nothing asks for the KV of those that do not run.
+    absent = [_PreallocatedLayer(keys[0, :, :, :0], values[0, :, :, :0], longest)] * prefixes[0].first_layer
+    return Cache(layers=[*absent, *(_PreallocatedLayer(keys[i], values[i], longest) for i in range(layers))])

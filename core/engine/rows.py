@@ -7,11 +7,11 @@ drafts and serving. What a row is fed comes after its prefix, and the adapter in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.adapters.packed import BASE_SLOT, PackedAdapters
 from core.engine.kv import PrefixKv, batch_cache
@@ -45,21 +45,26 @@ class Rows:
         Rows of unequal length are right-aligned: row i's logits are the last `len(tokens[i])` of the kept columns.
         With gradients enabled and adapters that train, feed once only: nothing is then written to the cache.
         """
-        width = max(len(row) for row in tokens)
-        ids, real = _right_aligned(tokens, width, self._model.device)
-        # A column of padding attends to itself, or its softmax would be over nothing and spread NaN.
-        valid = torch.cat([self._valid, real], 1)
-        total = valid.shape[1]
-        column = torch.arange(total, device=ids.device)
-        query = column[total - width :]
-        mask = (valid[:, None, :] & (column[None, None, :] <= query[None, :, None])) | (
-            column[None, None, :] == query[None, :, None]
-        )
-        positions = (self._lengths[:, None] + real.cumsum(1) - 1).clamp(min=0)
-        logits = self._forward(ids, mask[:, None], positions, keep)
-        self._valid = valid
-        self._lengths = self._lengths + real.sum(1)
+        ids, real = _right_aligned(tokens, self._model.device)
+        width = ids.shape[1]
+        # Given as positions, several columns come out contiguous, and the head is one product for all rows.
+        kept = keep if keep == 1 else torch.arange(width - keep, width, device=ids.device)
+        arguments = self._advance(real)
+        with self._routed():
+            logits: Tensor = self._model(input_ids=ids, logits_to_keep=kept, **arguments).logits
         return logits
+
+    def feed_decoder(self, tokens: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None) -> Tensor:
+        """As `feed`, but what the decoder's last layer gives, `[rows, columns, hidden]`, without the head.
+
+        `hidden[i]`, `[len(tokens[i]), hidden]`, is what row i's tokens have become before the first layer that runs.
+        """
+        ids, real = _right_aligned(tokens, self._model.device)
+        arguments = self._advance(real)
+        given = {"input_ids": ids} if hidden is None else {"inputs_embeds": _padded_left(hidden, ids.shape[1])}
+        with self._routed():
+            states: Tensor = self._model.get_decoder()(**given, **arguments).last_hidden_state
+        return states
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drops all rows but `rows`, in that order."""
@@ -87,20 +92,28 @@ class Rows:
             torch.stack([layer.values[row, :, :used][:, at] for layer in self._cache.layers]),
         )
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
-        width = ids.shape[1]
-        arguments = {
-            "input_ids": ids,
-            "attention_mask": mask,
+    def _advance(self, real: Tensor) -> dict[str, Any]:
+        """Where the new columns stand and what they may look at, as arguments of the model; `real` is not padding."""
+        valid = torch.cat([self._valid, real], 1)
+        total, width = valid.shape[1], real.shape[1]
+        column = torch.arange(total, device=real.device)
+        query = column[total - width :]
+        # A column of padding attends to itself, or its softmax would be over nothing and spread NaN.
+        mask = (valid[:, None, :] & (column[None, None, :] <= query[None, :, None])) | (
+            column[None, None, :] == query[None, :, None]
+        )
+        positions = (self._lengths[:, None] + real.cumsum(1) - 1).clamp(min=0)
+        self._valid = valid
+        self._lengths = self._lengths + real.sum(1)
+        return {
+            "attention_mask": mask[:, None],
             "position_ids": positions,
             "past_key_values": self._cache,
             "use_cache": True,
-            # Given as positions, several columns come out contiguous, and the head is one product for all rows.
-            "logits_to_keep": keep if keep == 1 else torch.arange(width - keep, width, device=ids.device),
         }
-        with nullcontext() if self._adapters is None else self._adapters.routed(self._slots):
-            logits: Tensor = self._model(**arguments).logits
-        return logits
+
+    def _routed(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._adapters is None else self._adapters.routed(self._slots)
 
 
 def prefill(model: Any, tokens: Sequence[Sequence[int]], past: PrefixKv | None = None) -> list[PrefixKv]:
@@ -112,7 +125,9 @@ def prefill(model: Any, tokens: Sequence[Sequence[int]], past: PrefixKv | None =
     return [rows.kv(row) for row in range(len(tokens))]
 
 
-def _right_aligned(tokens: Sequence[Sequence[int]], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _right_aligned(tokens: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids `[rows, columns]`, and which of them are no padding."""
+    width = max(len(row) for row in tokens)
     ids = torch.zeros(len(tokens), width, dtype=torch.long)
     real = torch.zeros(len(tokens), width, dtype=torch.bool)
     for row, sequence in enumerate(tokens):
@@ -120,6 +135,11 @@ def _right_aligned(tokens: Sequence[Sequence[int]], width: int, device: torch.de
         ids[row, start:] = torch.tensor(list(sequence))
         real[row, start:] = True
     return ids.to(device), real.to(device)
+
+
+def _padded_left(parts: Sequence[Tensor], width: int) -> Tensor:
+    """`[n_i, hidden]` tensors as one `[rows, width, hidden]`, right-aligned."""
+    return torch.stack([nn.functional.pad(part, (0, 0, width - len(part), 0)) for part in parts])
 
 
 def _routing(slots: Sequence[int] | None, device: torch.device) -> Tensor | None:

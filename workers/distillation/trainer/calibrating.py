@@ -1,80 +1,95 @@
-"""The gate of one memory: fitted to its drafts on questions that it answers and on questions that it does not."""
+"""What a memory brings to the gate: drafts, with its finished adapter, on questions whose right decision is known."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from core.adapters.packed import PackedAdapters
-from core.base_model.loading import LoadedBase
-from core.engine.decoding import prefill_shared
 from core.engine.draft import draft
-from core.gate.calibration import calibrate
-from core.gate.decision import GateModel
 from core.gate.features import DRAFT_TOKENS, vector
-from core.retrieval.encoder import Encoder
+from core.gate.samples import Kind, Sample
 from core.retrieval.index import MemoryIndex, retrieval_signals
-from core.settings import RecipeSettings
+from workers.distillation.trainer.contexts import Context
+from workers.distillation.trainer.off_topic import JUDGE, about_strangers
+from workers.distillation.trainer.ranks import Ranks
+from workers.distillation.trainer.self_study import Study
+from workers.distillation.trainer.warm import Warm
 
 BATCH = 24
+LEAST_POSITIVES = 6
+STRANGERS = 6
+OF_OTHERS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """A gate and the report of its calibration."""
+class Judged:
+    """Questions for one memory's gate by kind, and the index that it is retrieved by."""
 
-    model: GateModel
-    report: dict[str, Any]
+    index: MemoryIndex
+    questions: Mapping[Kind, Sequence[str]]
 
 
-def calibrate_gate(
-    base: LoadedBase,
-    adapters: PackedAdapters,
-    encoder: Encoder,
-    index: MemoryIndex,
-    positives: Sequence[str],
-    negatives: Sequence[str],
-    recipe: RecipeSettings,
-    *,
-    slot: int,
-) -> Gate:
-    """Drafts every question with the adapter in `slot`, beside the base, and fits the gate to what it sees."""
-    features = _features(base, adapters, encoder, index, [*positives, *negatives], slot)
-    model, report = calibrate(
-        features[: len(positives)],
-        features[len(positives) :],
-        promised_false_activation=recipe.false_activation,
-    )
-    return Gate(model, report)
+def judged_questions(
+    context: Context, study: Study, spare: Sequence[str], others: Sequence[str]
+) -> dict[Kind, tuple[str, ...]]:
+    """Questions that this memory answers, held out where there are enough, and ones that it does not.
+
+    A gate can't be fitted to one or two positives: up to `LEAST_POSITIVES` are then taken from what was learnt. `spare`
+    are of the same subject, `others` of other memories.
+    """
+    learnt = sorted(study.learn, key=lambda pair: not pair.sound)
+    lent = learnt[: max(0, LEAST_POSITIVES - len(study.held_out))]
+    strangers = about_strangers([pair.question for pair in study.learn], context.title)[:STRANGERS]
+    return {
+        "own": tuple(pair.question for pair in (*study.held_out, *lent)),
+        "near_miss": tuple(spare),
+        "unrelated": (*JUDGE, *strangers),
+        "wrong_adapter": tuple(others[:OF_OTHERS]),
+    }
 
 
 @torch.no_grad()
-def _features(
-    base: LoadedBase,
-    adapters: PackedAdapters,
-    encoder: Encoder,
-    index: MemoryIndex,
-    questions: Sequence[str],
-    slot: int,
-) -> list[tuple[float, ...]]:
-    prompts = [base.chat.ask(question) for question in questions]
-    prefixes = prefill_shared(base.model, [prompt.prefix for prompt in prompts])
-    embeddings = encoder.encode(list(questions))
-    features: list[tuple[float, ...]] = []
-    for start in range(0, len(questions), BATCH):
-        part = prefixes[start : start + BATCH]
+def samples_of(
+    warm: Warm, adapters: PackedAdapters, memories: Mapping[int, Judged], ranks: Ranks
+) -> dict[int, tuple[Sample, ...]]:
+    """Drafts every question with the adapter in its memory's slot, beside the base; samples by slot."""
+    asked: list[tuple[int, Kind, str]] = [
+        (slot, kind, question)
+        for slot, memory in memories.items()
+        for kind, questions in memory.questions.items()
+        for question in questions
+    ]
+    mine = ranks.share(asked)
+    samples = ranks.collect(_drafted(warm, adapters, memories, mine) if mine else [])
+    found: dict[int, list[Sample]] = {slot: [] for slot in memories}
+    for (slot, _, _), sample in zip(asked, samples, strict=True):
+        found[slot].append(sample)
+    return {slot: tuple(own) for slot, own in found.items()}
+
+
+def _drafted(
+    warm: Warm, adapters: PackedAdapters, memories: Mapping[int, Judged], asked: Sequence[tuple[int, Kind, str]]
+) -> list[Sample]:
+    texts = [question for _, _, question in asked]
+    prefixes = warm.prefixes(texts)
+    embeddings = warm.encoder.encode(texts)
+    activation = warm.base.chat.ask("?").activation
+    samples = []
+    for start in range(0, len(asked), BATCH):
+        part = asked[start : start + BATCH]
         drafts = draft(
-            base.model,
+            warm.base.model,
             adapters,
-            part,
-            prompts[0].activation,
-            [slot] * len(part),
+            prefixes[start : start + BATCH],
+            activation,
+            [slot for slot, _, _ in part],
             length=DRAFT_TOKENS,
-            end_tokens=base.end_tokens,
+            end_tokens=warm.base.end_tokens,
         )
-        for i, signals in enumerate(drafts.signals, start):
-            features.append(vector(retrieval_signals(questions[i], embeddings[i], index), signals))
-    return features
+        for i, (slot, kind, question) in enumerate(part):
+            retrieval = retrieval_signals(question, embeddings[start + i], memories[slot].index)
+            samples.append(Sample(kind, vector(retrieval, drafts.signals[i])))
+    return samples

@@ -1,49 +1,81 @@
-"""From a context to an adapter with its gate and index: the phases of one memory, in order."""
+"""From contexts to adapters with their gates and indexes: the phases of one run, in order.
+
+Each context is studied by itself; then all memories of the run train and are judged together. What goes wrong with one
+ends that one.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from core.adapters.packed import PackedAdapters
-from core.base_model.loading import LoadedBase, best_device, load_base
+from core.adapters.peft_format import load_adapter
+from core.base_model.loading import load_base
 from core.base_model.prepare import prepare
+from core.errors import LatentBankError
+from core.gate.samples import Sample, count_by_kind
 from core.retrieval.encoder import Encoder
 from core.retrieval.entries import entries_of
 from core.retrieval.index import MemoryIndex
 from core.settings import RecipeSettings
-from workers.distillation.trainer.calibrating import Gate, calibrate_gate
+from workers.distillation.trainer.calibrating import Judged, judged_questions, samples_of
 from workers.distillation.trainer.contexts import Context, read_context
-from workers.distillation.trainer.engine import AdapterEngine, read_config, zero_stage
-from workers.distillation.trainer.exporting import export
-from workers.distillation.trainer.off_topic import JUDGE, LEARN, about_strangers, unanswerable
+from workers.distillation.trainer.engine import read_config, zero_stage
+from workers.distillation.trainer.exporting import export, rounded
+from workers.distillation.trainer.off_topic import unanswerable
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.requests import MemoryRequest, Outcome, Reporter, RunRequest
+from workers.distillation.trainer.requests import (
+    LEFT_OUT,
+    Cancelled,
+    MemoryRequest,
+    Outcome,
+    Reporter,
+    RunRequest,
+    failure,
+)
 from workers.distillation.trainer.self_study import Study, study
-from workers.distillation.trainer.targets import Lesson, base_lessons, lessons
-from workers.distillation.trainer.training import Trained, student_loss, train
+from workers.distillation.trainer.targets import base_lessons, lessons
+from workers.distillation.trainer.training import Pupil, Trained, train
+from workers.distillation.trainer.warm import Warm, own_device
 
-SLOT = 1
-STUDY_SHARE = 0.35
-TRAINING_SHARE = 0.55
+STUDY_SHARE = 0.5
+TRAINING_SHARE = 0.42
 """Parts of a memory's way, for its progress; the rest is calibration."""
-LEAST_POSITIVES = 6
 STUDY_PASSES = (0.4, 0.7)
 """Parts of self-study that are done after its passes."""
+
+LeftOut = Callable[[], Collection[str]]
+"""Asked between steps which memories the run is to go on without; raises to stop the run."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A memory that is ready to be trained."""
+
+    memory: MemoryRequest
+    context: Context
+    studied: Study
+    spare: tuple[str, ...]
+    pupil: Pupil
+    fresh: bool
+    clock: Clock
+
+
+class MemoryLeft(Exception):
+    """The run goes on without this memory."""
 
 
 class Distiller:
     """Base model, encoder and engine, made once and kept warm between runs."""
 
     def __init__(self, ranks: Ranks, deepspeed_config: Path | None = None) -> None:
-        self._config = read_config(deepspeed_config, ranks.size)
-        self.ranks = ranks.in_lockstep() if zero_stage(self._config) == 3 else ranks
+        self.config = read_config(deepspeed_config, ranks.size)
+        self.ranks = ranks.in_lockstep() if zero_stage(self.config) == 3 else ranks
         self._warm: Warm | None = None
 
     def warm(self, base_reference: str, base_dir: Path, encoder: str) -> Warm:
@@ -52,91 +84,183 @@ class Distiller:
         if self._warm is None or self._warm.key != key:
             self._warm = None
             description = prepare(base_reference, base_dir)
-            self._warm = Warm(key, load_base(description, _own_device()), Encoder(encoder))
+            self._warm = Warm(key, load_base(description, own_device()), Encoder(encoder))
         return self._warm
 
-    def distil(
-        self, request: RunRequest, memory: MemoryRequest, reporter: Reporter, check: Callable[[], None]
-    ) -> Outcome:
-        """All phases of one memory; every rank takes part, rank 0 writes the files."""
-        clock = Clock()
-        recipe = request.recipe
-        told = {"memory_id": memory.memory_id}
-        check()
-        reporter.progress("self_study", 0.0, "reading the context", told)
-        with clock.timed("loading"):
+    def distil(self, request: RunRequest, reporter: Reporter, left_out: LeftOut) -> list[Outcome]:
+        """All phases of all memories, each outcome told as soon as it is known; rank 0 writes the files."""
+        shared = Clock()
+        with shared.timed("loading"):
             warm = self.warm(request.base_reference, request.base_dir, request.encoder)
-            engine = warm.engine(recipe, self._config, self.ranks)
+            warm.engine(request.recipe, self.config, self.ranks, len(request.memories))
+        run = _Run(self, warm, request, reporter, left_out, shared)
+        return run.finish(run.prepare())
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run's work, on every rank."""
+
+    at: Distiller
+    warm: Warm
+    request: RunRequest
+    reporter: Reporter
+    left_out: LeftOut
+    shared: Clock
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def prepare(self) -> list[Prepared]:
+        """Self-study and targets, memory by memory."""
+        prepared = []
+        for memory in self.request.memories:
+            with self._boundary(memory):
+                prepared.append(self._prepare(memory))
+        return prepared
+
+    def finish(self, prepared: Sequence[Prepared]) -> list[Outcome]:
+        """Training and judging, all memories together; then each is exported."""
+        trained = self._train(prepared)
+        out = self.left_out()
+        left = [i for i, one in enumerate(prepared) if one.memory.memory_id not in out]
+        for one in prepared:
+            if one.memory.memory_id in out:
+                self._end(Outcome(one.memory.memory_id, str(one.memory.directory), error=dict(LEFT_OUT)))
+        weights = {i: rounded(trained[i].weights) for i in left}
+        questions = {
+            i: judged_questions(one.context, one.studied, one.spare, _of_others(prepared, i))
+            for i, one in enumerate(prepared)
+            if i in left
+        }
+        indexes = {i: self._index(prepared[i], questions[i]["own"]) for i in left}
+        with self.shared.timed("calibrating"):
+            judged = {i: Judged(indexes[i], questions[i]) for i in left}
+            samples = self._judge(prepared, weights, judged)
+        for i in left:
+            with self._boundary(prepared[i].memory):
+                self._export(prepared[i], trained[i], weights[i], samples[i], indexes[i])
+        return [self.outcomes[memory.memory_id] for memory in self.request.memories]
+
+    def _prepare(self, memory: MemoryRequest) -> Prepared:
+        clock, recipe, warm, ranks = Clock(), self.request.recipe, self.warm, self.at.ranks
+        self._tell(memory, "self_study", 0.0, "reading the context")
         context = read_context(memory.context_path, memory.title)
         shares = iter(STUDY_PASSES)
 
         def passed(message: str) -> None:
-            check()
-            reporter.progress("self_study", STUDY_SHARE * next(shares), message, told)
+            if memory.memory_id in self.left_out():
+                raise MemoryLeft
+            self._tell(memory, "self_study", STUDY_SHARE * next(shares), message)
 
         with clock.timed("self_study"):
-            studied = study(warm.base, context, recipe, self.ranks, passed)
-        reporter.progress("self_study", STUDY_SHARE * 0.8, f"{len(studied.learn)} pairs to learn", told)
+            studied = study(warm.base, context, recipe, ranks, passed)
+        self._tell(memory, "self_study", STUDY_SHARE * 0.8, f"{len(studied.learn)} pairs to learn")
         with clock.timed("targets"):
+            first = warm.lessons_from(recipe, self.at.config)
             spare = unanswerable(context.title, context.text)
-            keep = [*warm.kept(recipe, self.ranks), *base_lessons(warm.base, spare[::2], recipe, self.ranks)]
-            learn, held_out = lessons(warm.base, studied.learn), lessons(warm.base, studied.held_out)
+            own = base_lessons(warm.base, spare[::2], recipe, ranks, first)
+            pupil = Pupil(
+                lessons(warm.base, studied.learn, first),
+                [*warm.kept(recipe, ranks, first), *own],
+                lessons(warm.base, studied.held_out, first),
+                self._start(memory),
+            )
+        self._tell(memory, "self_study", STUDY_SHARE, "ready to be trained")
+        return Prepared(memory, context, studied, tuple(spare[1::2]), pupil, pupil.start is None, clock)
 
-        def progress(step: int, steps: int, loss: float) -> None:
+    def _start(self, memory: MemoryRequest) -> dict[str, Any] | None:
+        """The earlier version's weights, if there are any that fit this recipe."""
+        if memory.start_from is None:
+            return None
+        recipe = self.request.recipe
+        adapter = load_adapter(memory.start_from)
+        if (adapter.rank, set(adapter.targets)) != (recipe.rank, set(recipe.targets)):
+            self._tell(memory, "self_study", 0.0, "the earlier adapter has another shape; starting afresh")
+            return None
+        return adapter.weights
+
+    def _train(self, prepared: Sequence[Prepared]) -> list[Trained]:
+        engine = self.warm.engine(self.request.recipe, self.at.config, self.at.ranks, len(prepared))
+
+        def left_out() -> set[int]:
+            out = self.left_out()
+            return {i for i, one in enumerate(prepared) if one.memory.memory_id in out}
+
+        def progress(number: int, step: int, steps: int, loss: float) -> None:
             share = STUDY_SHARE + TRAINING_SHARE * step / steps
-            reporter.progress("training", share, f"step {step} of {steps}", {**told, "step": step, "loss": loss})
+            message = f"step {step} of {steps}"
+            self._tell(prepared[number].memory, "training", share, message, {"step": step, "loss": loss})
 
-        reporter.progress("training", STUDY_SHARE, "training", told)
-        with clock.timed("training"):
-            trained = train(
-                engine, learn, keep, held_out, recipe, self.ranks, slot=SLOT, check=check, progress=progress
+        for one in prepared:
+            self._tell(one.memory, "training", STUDY_SHARE, "training")
+        with self.shared.timed("training"):
+            return train(
+                engine,
+                [one.pupil for one in prepared],
+                self.request.recipe,
+                self.at.ranks,
+                left_out=left_out,
+                progress=progress,
+                narrow=self.request.recipe.narrow_head and not engine.sharded,
             )
-        reporter.progress("calibrating", STUDY_SHARE + TRAINING_SHARE, "calibrating the gate", told)
-        with clock.timed("calibrating"):
-            positives, negatives = judged(context, studied, spare[1::2])
-            index = _index(warm.encoder, memory, context, studied, positives)
-            gate = calibrate_gate(
-                warm.base, engine.adapters, warm.encoder, index, positives, negatives, recipe, slot=SLOT
-            )
-        check()
-        with clock.timed("exporting"):
-            weights = engine.read(SLOT)
-            report = _report(studied, trained, recipe)
-            if self.ranks.leads:
-                export(memory.directory, warm.base, weights, gate, index, request.encoder, recipe, report)
-        reporter.progress("calibrating", 1.0, "exported", told)
-        return Outcome(memory.memory_id, str(memory.directory), clock.seconds, report, _gate_report(gate))
 
+    def _judge(
+        self, prepared: Sequence[Prepared], weights: dict[int, Any], judged: dict[int, Judged]
+    ) -> dict[int, tuple[Sample, ...]]:
+        """Samples for the gate, drafted with the rounded weights; by number of the memory."""
+        recipe = self.request.recipe
+        adapters = self.warm.engine(recipe, self.at.config, self.at.ranks, len(prepared)).adapters
+        for i, own in weights.items():
+            self._tell(prepared[i].memory, "calibrating", STUDY_SHARE + TRAINING_SHARE, "calibrating the gate")
+            adapters.write(i + 1, own, recipe.alpha / recipe.rank)
+        found = samples_of(self.warm, adapters, {i + 1: one for i, one in judged.items()}, self.at.ranks)
+        for i in weights:
+            adapters.clear(i + 1)
+        return {i: found[i + 1] for i in weights}
 
-class Warm:
-    """What stays loaded: a base, an encoder, the engine of the last recipe, and the base's answers to keep."""
+    def _index(self, one: Prepared, positives: Collection[str]) -> MemoryIndex:
+        """Without the gate's positives: a question that finds itself would make retrieval look better than it is."""
+        questions = [pair.question for pair in one.studied.learn if not pair.gap and pair.question not in positives]
+        entries = entries_of(one.context.title, one.context.text, questions)
+        embeddings = self.warm.encoder.encode(entries)
+        return MemoryIndex(one.memory.memory_id, one.context.title, tuple(entries), embeddings)
 
-    def __init__(self, key: tuple[str, str, str], base: LoadedBase, encoder: Encoder) -> None:
-        self.key = key
-        self.base = base
-        self.encoder = encoder
-        self._engine: AdapterEngine | None = None
-        self._shape: Any = None
-        self._kept: dict[tuple[int, int], list[Lesson]] = {}
+    def _export(
+        self, one: Prepared, trained: Trained, weights: Any, samples: Sequence[Sample], index: MemoryIndex
+    ) -> None:
+        recipe, memory = self.request.recipe, one.memory
+        report = _report(one, trained, recipe)
+        with one.clock.timed("exporting"):
+            if self.at.ranks.leads:
+                export(memory.directory, self.warm.base, weights, samples, index, self.request.encoder, recipe, report)
+        self._tell(memory, "calibrating", 1.0, "exported")
+        count = len(self.request.memories)
+        # What the memories of a run do together is shared out among them alike.
+        seconds = {**{phase: round(s / count, 3) for phase, s in self.shared.seconds.items()}, **one.clock.seconds}
+        gate = {"samples": count_by_kind(samples)}
+        self._end(Outcome(memory.memory_id, str(memory.directory), seconds, report, gate))
 
-    def engine(self, recipe: RecipeSettings, config: dict[str, Any], ranks: Ranks) -> AdapterEngine:
-        """The engine for adapters of the recipe's shape; another shape needs another engine."""
-        shape = (recipe.rank, recipe.targets)
-        if self._engine is None or self._shape != shape:
-            if self._engine is not None:
-                self._engine.close()
-                self._engine.adapters.remove()
-            adapters = PackedAdapters(self.base.model, recipe.targets, SLOT + 1, recipe.rank)
-            loss = student_loss(self.base.model, adapters, ranks.size)
-            self._engine, self._shape = AdapterEngine(self.base.model, adapters, config, loss), shape
-        return self._engine
+    @contextmanager
+    def _boundary(self, memory: MemoryRequest) -> Iterator[None]:
+        """What fails within it ends this memory, not the run. `Cancelled` ends the run."""
+        try:
+            yield
+        except MemoryLeft:
+            self._end(Outcome(memory.memory_id, str(memory.directory), error=dict(LEFT_OUT)))
+        except Cancelled:
+            raise
+        except Exception as problem:  # noqa: BLE001 - the boundary of one memory
+            if not isinstance(problem, LatentBankError):
+                traceback.print_exception(problem)
+            self._end(Outcome(memory.memory_id, str(memory.directory), error=failure(problem)))
 
-    def kept(self, recipe: RecipeSettings, ranks: Ranks) -> list[Lesson]:
-        """The base's answers to everyday questions: the same for every memory, so made once."""
-        key = (recipe.off_topic_tokens, recipe.teacher_top_k)
-        if key not in self._kept:
-            self._kept[key] = base_lessons(self.base, LEARN, recipe, ranks)
-        return self._kept[key]
+    def _end(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.memory_id] = outcome
+        self.reporter.outcome(outcome)
+
+    def _tell(
+        self, memory: MemoryRequest, phase: Any, share: float, message: str, data: dict[str, Any] | None = None
+    ) -> None:
+        self.reporter.progress(phase, share, message, {"memory_id": memory.memory_id, **(data or {})})
 
 
 @dataclass(slots=True)
@@ -152,46 +276,27 @@ class Clock:
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.monotonic() - start, 3)
 
 
-def judged(context: Context, studied: Study, spare: list[str]) -> tuple[list[str], list[str]]:
-    """Questions for the gate: ones that this memory answers, held out where there are enough, and ones it does not.
-
-    A gate can't be fitted to one or two positives: up to `LEAST_POSITIVES` are then taken from what was learnt.
-    """
-    learnt = sorted(studied.learn, key=lambda pair: not pair.sound)
-    lent = learnt[: max(0, LEAST_POSITIVES - len(studied.held_out))]
-    positives = [pair.question for pair in (*studied.held_out, *lent)]
-    strangers = about_strangers([pair.question for pair in studied.learn], context.title)[:8]
-    return positives, [*JUDGE, *spare, *strangers]
+def _of_others(prepared: Sequence[Prepared], own: int) -> list[str]:
+    """Held-out questions of the same tenant's other memories in the run, one of each in turn."""
+    tenant = prepared[own].memory.tenant_id
+    others = [one for i, one in enumerate(prepared) if i != own and one.memory.tenant_id == tenant]
+    longest = max((len(one.studied.held_out) for one in others), default=0)
+    return [one.studied.held_out[k].question for k in range(longest) for one in others if k < len(one.studied.held_out)]
 
 
-def _index(
-    encoder: Encoder, memory: MemoryRequest, context: Context, studied: Study, positives: Sequence[str]
-) -> MemoryIndex:
-    """Without the gate's positives: a question that finds itself would make retrieval look better than it is."""
-    questions = [pair.question for pair in studied.learn if pair.question not in set(positives)]
-    entries = entries_of(context.title, context.text, questions)
-    return MemoryIndex(memory.memory_id, context.title, tuple(entries), encoder.encode(entries))
-
-
-def _report(studied: Study, trained: Trained, recipe: RecipeSettings) -> dict[str, Any]:
+def _report(one: Prepared, trained: Trained, recipe: RecipeSettings) -> dict[str, Any]:
     tail = trained.losses[-5:]
     return {
-        "asked": studied.asked,
-        "taught": studied.taught,
-        "pairs": len(studied.learn),
-        "held_out": len(studied.held_out),
+        "asked": one.studied.asked,
+        "taught": one.studied.taught,
+        "pairs": len(one.studied.learn),
+        "held_out": len(one.studied.held_out),
+        "coverage": one.studied.coverage,
         "steps": len(trained.losses),
+        "started": "afresh" if one.fresh else "from the earlier version",
         "first_loss": round(trained.losses[0], 4),
         "last_loss": round(sum(tail) / len(tail), 4),
+        "losses": [round(loss, 3) for loss in trained.losses],
         "held_out_loss": None if trained.held_out_loss is None else round(trained.held_out_loss, 4),
         "recipe": recipe.model_dump(mode="json"),
     }
-
-
-def _gate_report(gate: Gate) -> dict[str, Any]:
-    return {"threshold": gate.model.threshold, **gate.report}
-
-
-def _own_device() -> torch.device:
-    device = best_device()
-    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from core.adapters.packed import PackedAdapters
+from core.errors import AdapterInvalid
 from workers.distillation.trainer.ranks import Ranks
+from workers.distillation.trainer.student import Batch, Loss
 
 
 def join_group(directory: Path | None = None) -> Ranks:
@@ -73,24 +75,41 @@ def zero_stage(config: Mapping[str, Any]) -> int:
 
 
 class AdapterEngine:
-    """DeepSpeed around the packed adapters of one base model; the base itself stays frozen.
+    """DeepSpeed around the adapters in training of one base model; the base itself stays frozen.
 
-    One engine serves memory after memory: `reset` gives it fresh weights and an optimiser without a past. Under ZeRO-3
+    One engine serves run after run: `reset` gives an adapter fresh weights and an optimiser without a past. Each
+    adapter is two groups of parameters with learning rates of their own; what no step names does not move. Under ZeRO-3
     the base is partitioned as well, and every forward pass is then a matter of all ranks.
     """
 
-    def __init__(self, model: Any, adapters: PackedAdapters, config: Mapping[str, Any], loss: Loss) -> None:
+    def __init__(
+        self,
+        model: Any,
+        adapters: PackedAdapters,
+        config: Mapping[str, Any],
+        loss: Loss,
+        *,
+        count: int,
+        first_layer: int,
+    ) -> None:
         import deepspeed
 
         self.adapters = adapters
-        self._sharded = zero_stage(config) == 3
-        for parameter in adapters.parameters():
-            parameter.requires_grad_(True)
-        student = _Student(model if self._sharded else None, adapters, loss)
+        self.count = count
+        self.sharded = zero_stage(config) == 3
+        self._layers = {name: layer for name, layer in adapters.layers.items() if first_layer <= number_of_layer(name)}
+        if not self._layers:
+            raise ValueError(f"No layer from number {first_layer} on has a projection to adapt.")
+        for layer in self._layers.values():
+            layer.open_for_training(count)
         # One group per tensor kind lets B learn faster than A (LoRA+, arXiv 2402.12354).
-        layers = adapters.layers.values()
-        groups = [{"params": [layer.a for layer in layers]}, {"params": [layer.b for layer in layers]}]
-        optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.99))
+        groups = [
+            {"params": [layer.in_training(number)[side] for layer in self._layers.values()]}
+            for number in range(count)
+            for side in (0, 1)
+        ]
+        student = _Student(model if self.sharded else None, [p for group in groups for p in group["params"]], loss)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, betas=(0.9, 0.99))
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=student,
             optimizer=optimizer,
@@ -98,79 +117,97 @@ class AdapterEngine:
             dist_init_required=False,
         )
 
-    def reset(self, slot: int, seed: int, scale: float) -> None:
-        """Fresh weights in `slot`: A uniform as in PEFT, B zero, everything else zero; no momentum from before."""
+    def reset(self, number: int, seed: int, start: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> None:
+        """The weights in `start`, or fresh ones: A uniform as in PEFT, B zero; no momentum from before.
+
+        Raises `AdapterInvalid` where `start` has other layers or shapes.
+        """
         generator = torch.Generator().manual_seed(seed)
-        with self._gathered(writing=True), torch.no_grad():
-            for layer in self.adapters.layers.values():
-                layer.a.zero_()
-                layer.b.zero_()
-                layer.scale.zero_()
-                layer.scale[slot] = scale
-                fresh = torch.rand(layer.a.shape[1:], generator=generator) * 2 - 1
-                layer.a[slot] = (fresh * layer.a.shape[2] ** -0.5).to(layer.a)
+        parameters = [p for layer in self._layers.values() for p in layer.in_training(number)]
+        with self._gathered(parameters, writing=True), torch.no_grad():
+            for name, layer in self._layers.items():
+                a, b = layer.in_training(number)
+                fresh = (torch.rand(a.shape, generator=generator) * 2 - 1) * a.shape[1] ** -0.5
+                new_a, new_b = (fresh, torch.zeros(b.shape)) if start is None else _of_shape(start, name, a, b)
+                a.copy_(new_a)
+                b.copy_(new_b)
         if hasattr(self.optimizer, "refresh_fp32_params"):
             self.optimizer.refresh_fp32_params()
-        self._forget()
+        self._forget(number)
 
-    def step(self, batch: Any, rates: tuple[float, float]) -> float:
-        """One optimiser step with learning rates for A and B; the loss that `loss` gave on this rank."""
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+    def step(self, batch: Batch, rates: Mapping[int, tuple[float, float]]) -> list[float]:
+        """One optimiser step with learning rates of A and B by adapter; this rank's losses, one per adapter of it."""
+        for at, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = rates.get(at // 2, (0.0, 0.0))[at % 2]
         self.engine.train()
-        loss: Tensor = self.engine(batch)
-        self.engine.backward(loss)
+        losses: Tensor = self.engine(batch)
+        self.engine.backward(losses.sum())
         self.engine.step()
-        return float(loss.detach())
+        return [float(loss) for loss in losses.detach()]
 
     @torch.no_grad()
-    def evaluate(self, batch: Any) -> float:
+    def evaluate(self, batch: Batch) -> list[float]:
         self.engine.eval()
-        return float(self.engine(batch))
+        return [float(loss) for loss in self.engine(batch)]
 
-    def read(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """The whole weights in `slot`, on every rank, in fp32 on the CPU."""
-        with self._gathered():
-            weights = self.adapters.read(slot)
-        return {name: (a.float().cpu(), b.float().cpu()) for name, (a, b) in weights.items()}
+    def read(self, number: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Layer name to `(a [rank, in], b [out, rank])` of one adapter: whole, on every rank, in fp32 on the CPU."""
+        with self._gathered([p for layer in self._layers.values() for p in layer.in_training(number)]):
+            pairs = {name: layer.in_training(number) for name, layer in self._layers.items()}
+            return {name: (_copied(a), _copied(b)) for name, (a, b) in pairs.items()}
 
     def close(self) -> None:
         self.engine.destroy()
 
-    def _forget(self) -> None:
+    def _forget(self, number: int) -> None:
+        """Adam's moments and step count of one adapter, whatever DeepSpeed has made of its groups."""
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        for state in inner.state.values():
-            for value in state.values():
-                if isinstance(value, Tensor):
-                    value.zero_()
+        for group in inner.param_groups[2 * number : 2 * number + 2]:
+            for parameter in group["params"]:
+                for value in inner.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor):
+                        value.zero_()
 
     @contextmanager
-    def _gathered(self, *, writing: bool = False) -> Iterator[None]:
-        """Within it the packed tensors are whole, also under ZeRO-3; rank 0's are kept where they are written."""
-        if not self._sharded:
+    def _gathered(self, parameters: Sequence[nn.Parameter], *, writing: bool = False) -> Iterator[None]:
+        """Within it the parameters are whole, also under ZeRO-3; rank 0's are kept where they are written."""
+        if not self.sharded:
             yield
             return
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(self.adapters.parameters(), modifier_rank=0 if writing else None):
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if writing else None):
             yield
 
 
-Loss = Callable[[Any], Tensor]
+def number_of_layer(name: str) -> int:
+    """The number of the decoder layer that a module's name lies in: 14 for `model.layers.14.mlp.up_proj`."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
 
 
 class _Student(nn.Module):
     """What DeepSpeed sees: the trained tensors, and under ZeRO-3 the base that it has to partition."""
 
-    def __init__(self, model: Any, adapters: PackedAdapters, loss: Loss) -> None:
+    def __init__(self, model: Any, parameters: Sequence[nn.Parameter], loss: Loss) -> None:
         super().__init__()
-        self.packed = nn.ParameterList(adapters.parameters() if model is None else [])
+        self.packed = nn.ParameterList(parameters if model is None else [])
         if model is not None:
             self.model = model
         self._loss = loss
 
-    def forward(self, batch: Sequence[Any]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         return self._loss(batch)
+
+
+def _of_shape(start: Mapping[str, tuple[Tensor, Tensor]], name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    found = start.get(name)
+    if found is None or (found[0].shape, found[1].shape) != (a.shape, b.shape):
+        raise AdapterInvalid(f"The earlier version's adapter does not fit this recipe at {name}.")
+    return found
+
+
+def _copied(parameter: Tensor) -> Tensor:
+    return parameter.detach().float().cpu().clone()
 
 
 def leave_group() -> None:

@@ -1,28 +1,36 @@
-"""The files of a finished memory: a PEFT adapter, its gate and its index."""
+"""The files of a finished memory: a PEFT adapter, its samples for the gate, and its index."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.adapters.peft_format import save_adapter
 from core.base_model.loading import LoadedBase
+from core.gate.samples import Sample, save_samples
 from core.retrieval.index import MemoryIndex, save_index
 from core.settings import RecipeSettings
-from workers.distillation.trainer.calibrating import Gate
 
-GATE_FILE = "gate.json"
+Weights = Mapping[str, tuple[Tensor, Tensor]]
+
+DTYPE = torch.bfloat16
+"""Half the bytes of fp32; what is judged and served are the rounded weights."""
+
+
+def rounded(weights: Weights) -> dict[str, tuple[Tensor, Tensor]]:
+    """The weights as they are published."""
+    return {name: (a.to(DTYPE), b.to(DTYPE)) for name, (a, b) in weights.items()}
 
 
 def export(
     directory: Path,
     base: LoadedBase,
-    weights: Mapping[str, tuple[Tensor, Tensor]],
-    gate: Gate,
+    weights: Weights,
+    samples: Sequence[Sample],
     index: MemoryIndex,
     encoder: str,
     recipe: RecipeSettings,
@@ -40,5 +48,5 @@ def export(
         activation_tokens=base.description.activation_tokens,
         base_digest=base.description.digest,
     )
-    (directory / GATE_FILE).write_text(json.dumps({**gate.model.to_json(), "report": gate.report}, indent=1))
+    save_samples(directory, samples)
     save_index(directory, index, encoder, study)

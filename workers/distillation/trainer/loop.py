@@ -1,22 +1,22 @@
-"""The trainer's life: wait for a run, do it memory by memory, say how it went, wait again."""
+"""The trainer's life: wait for a run, do it, say how it went, wait again."""
 
 from __future__ import annotations
 
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 from core.errors import LatentBankError
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.requests import (
     REQUEST,
-    MemoryRequest,
+    Cancelled,
     Outcome,
     Reporter,
     RunRequest,
+    failure,
     parse_request,
     waiting,
 )
@@ -26,12 +26,9 @@ TURN_SECONDS = 20.0
 """The other ranks hear from the first this often, so that they notice when it is gone."""
 
 
-class Cancelled(Exception):
-    """The run's cancel file appeared."""
-
-
-Distil = Callable[[RunRequest, MemoryRequest, Reporter, Callable[[], None]], Outcome]
-"""Distils one memory; calls the last argument between steps, which raises `Cancelled`."""
+Distil = Callable[[RunRequest, Reporter, Callable[[], Collection[str]]], list[Outcome]]
+"""Distils a run's memories; between steps it calls the last argument: which memories to go on without. That raises
+`Cancelled`."""
 
 
 def serve(inbox: Path, ranks: Ranks, distil: Distil, parent: int | None = None) -> None:
@@ -45,7 +42,7 @@ def serve(inbox: Path, ranks: Ranks, distil: Distil, parent: int | None = None) 
 
 
 def run(directory: Path, ranks: Ranks, distil: Distil) -> None:
-    """Does the run in `directory`; an error in one memory leaves the others alone."""
+    """Does the run in `directory`; an unforeseen error ends all of its memories that have not ended before."""
     reporter = Reporter(directory, silent=not ranks.leads)
     try:
         request = parse_request(ranks.from_first((directory / REQUEST).read_text() if ranks.leads else ""))
@@ -53,29 +50,24 @@ def run(directory: Path, ranks: Ranks, distil: Distil) -> None:
         reporter.result([], error=problem.message)
         return
 
-    def check() -> None:
-        if ranks.from_first(reporter.cancel_requested):
+    def left_out() -> Collection[str]:
+        stop, out = ranks.from_first(
+            (reporter.cancel_requested, {m.memory_id for m in request.memories if reporter.cancelled(m.memory_id)})
+        )
+        if stop:
             raise Cancelled
+        return out
 
-    outcomes: list[Outcome] = []
-    for memory in request.memories:
-        try:
-            outcomes.append(distil(request, memory, reporter, check))
-        except Cancelled:
-            reporter.result(outcomes, cancelled=True)
-            return
-        except Exception as problem:  # noqa: BLE001 - the boundary of one memory
-            outcomes.append(Outcome(memory.memory_id, str(memory.directory), error=_described(problem)))
-        reporter.outcome(outcomes[-1])
-    reporter.result(outcomes)
-
-
-def _described(problem: Exception) -> dict[str, Any]:
-    if isinstance(problem, LatentBankError):
-        return {"code": problem.code, "message": problem.message}
-    # Standard error is the group's log, whose end the supervisor logs when an attempt fails.
-    traceback.print_exception(problem)
-    return {"code": "distillation_failed", "message": type(problem).__name__}
+    try:
+        reporter.result(distil(request, reporter, left_out))
+    except Cancelled:
+        reporter.result([], cancelled=True)
+    except Exception as problem:  # noqa: BLE001 - the boundary of one run
+        # Standard error is the group's log, whose end the supervisor logs when an attempt fails.
+        traceback.print_exception(problem)
+        failed = failure(problem)
+        outcomes = [Outcome(memory.memory_id, str(memory.directory), error=failed) for memory in request.memories]
+        reporter.result([outcome for outcome in outcomes if not reporter.told(outcome.memory_id)])
 
 
 def _next(inbox: Path, parent: int | None) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, LatentBankError
 from core.settings import RecipeSettings
 
 REQUEST = "request.json"
@@ -22,6 +22,13 @@ PROGRESS = "progress.jsonl"
 RESULT = "result.json"
 CANCEL = "cancel"
 OUTCOMES = "outcomes"
+
+LEFT_OUT: Mapping[str, str] = {"code": "cancelled", "message": "The run went on without this memory."}
+
+
+class Cancelled(Exception):
+    """The run's cancel file appeared."""
+
 
 Phase = Literal["self_study", "training", "calibrating"]
 
@@ -77,6 +84,13 @@ class Outcome:
             "gate": dict(self.gate),
             "error": dict(self.error) if self.error else None,
         }
+
+
+def failure(problem: Exception) -> dict[str, str]:
+    """A problem as the parent is told of it; an unforeseen one by its type alone, its text may quote a context."""
+    if isinstance(problem, LatentBankError):
+        return {"code": problem.code, "message": problem.message}
+    return {"code": "distillation_failed", "message": type(problem).__name__}
 
 
 def parse_request(text: str) -> RunRequest:
@@ -151,6 +165,10 @@ class Reporter:
     def cancelled(self, memory_id: str) -> bool:
         """Whether the run is to go on without this memory."""
         return (self._directory / f"{CANCEL}.{memory_id}").exists()
+
+    def told(self, memory_id: str) -> bool:
+        """Whether this memory's outcome has been said."""
+        return (self._directory / OUTCOMES / f"{memory_id}.json").exists()
 
     @staticmethod
     def _place(path: Path, fields: Mapping[str, Any]) -> None:

@@ -55,6 +55,8 @@ class Pair:
     taught: bool
     sure: float
     stated: bool = False
+    gap: bool = False
+    """Whether it is a sentence with a gap, or a request to tell everything: no question that a user would ask."""
 
     @property
     def sound(self) -> bool:
@@ -70,6 +72,8 @@ class Study:
     held_out: tuple[Pair, ...]
     asked: int
     taught: int
+    coverage: float
+    """Share of the facts with at least one question that a user could ask."""
 
 
 Passed = Callable[[str], None]
@@ -82,8 +86,10 @@ def study(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ran
     pairs = answer(base, context, asked, recipe, ranks)
     passed(f"{len(pairs)} questions answered")
     learn, held_out = choose(pairs, recipe, len(context.facts))
+    covered = {pair.fact for pair in learn}
     learn = [*learn, *gaps(base, context, recipe), *restatements(base, context)]
-    return Study(tuple(learn), tuple(held_out), len(asked), sum(pair.taught for pair in pairs))
+    taught = sum(pair.taught for pair in pairs)
+    return Study(tuple(learn), tuple(held_out), len(asked), taught, round(len(covered) / len(context.facts), 4))
 
 
 def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks) -> list[Asked]:
@@ -171,7 +177,7 @@ def gaps(base: LoadedBase, context: Context, recipe: RecipeSettings) -> list[Pai
             question = gap_question(fact.text, span, context.title)
             if question is not None:
                 tokens = (*base.chat.encode(up_to(fact.text, span.text)), end_token(base))
-                pairs.append(Pair(question, tokens, hard_of(tokens), i, False, 0.0))
+                pairs.append(Pair(question, tokens, hard_of(tokens), i, False, 0.0, gap=True))
     return pairs
 
 
@@ -181,7 +187,7 @@ def restatements(base: LoadedBase, context: Context) -> list[Pair]:
     for i, fact in enumerate(context.facts):
         tokens = (*base.chat.encode(fact.text), end_token(base))
         form = RESTATEMENTS[i % len(RESTATEMENTS)]
-        pairs.append(Pair(form.format(title=context.title), tokens, hard_of(tokens), i, False, 0.0))
+        pairs.append(Pair(form.format(title=context.title), tokens, hard_of(tokens), i, False, 0.0, gap=True))
     return pairs
 
 

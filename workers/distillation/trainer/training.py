@@ -1,142 +1,124 @@
-"""Training: the adapter learns, on answer tokens alone, to say without the context what the teacher says with it."""
+"""Training: adapters learn, on answer tokens alone, to say without the context what the teacher says with it.
+
+Several memories train in one run. A step has as many rows of each that still learns; their gradients never meet, and
+each has its own optimiser state, learning rate and end.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from core.adapters.packed import PackedAdapters
-from core.engine.rows import Rows
 from core.settings import RecipeSettings
 from workers.distillation.trainer.engine import AdapterEngine
 from workers.distillation.trainer.ranks import Ranks
+from workers.distillation.trainer.student import Batch, vocabulary_of
 from workers.distillation.trainer.targets import Lesson
 
 WARM_UP = 6
 LEAST_RATE = 0.05
-REPORT_EVERY = 5
+CHECK_EVERY = 8
+GOLDEN = 0.6180339887498949
+
+Weights = dict[str, tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """This rank's rows of one step, and how many targets the rows of all ranks have."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Pupil:
+    """One memory in training: `keep` holds it to the base while it learns `learn`.
 
-    lessons: tuple[Lesson, ...]
-    targets: int
-    slot: int
+    `start` are the weights of the context's earlier version, if there is one; `least_steps` is then lower.
+    """
+
+    learn: Sequence[Lesson]
+    keep: Sequence[Lesson]
+    held_out: Sequence[Lesson]
+    start: Mapping[str, tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Losses in nats per answer token: of each step, and at the end on the held-out pairs (`None` without any)."""
+    """Losses in nats per answer token: of each step, and on the held-out pairs at the end (`None` without any).
+
+    `weights` is layer name to `(a, b)`; empty where the memory was left out on the way.
+    """
 
     losses: tuple[float, ...]
     held_out_loss: float | None
     pairs: int
+    weights: Weights
 
 
-Progress = Callable[[int, int, float], None]
+@dataclass(slots=True)
+class _Course:
+    """How far a pupil is."""
+
+    pupil: Pupil
+    steps: int
+    batches: Iterator[list[Lesson]]
+    losses: list[float] = field(default_factory=list)
+    best: float = float("inf")
+    stale: int = 0
+    done: bool = False
 
 
-def student_loss(model: Any, adapters: PackedAdapters, ranks: int) -> Callable[[Batch], Tensor]:
-    """Forward KL of the targets to the student; its mean over ranks is the mean over all targets of the step."""
-
-    def loss(batch: Batch) -> Tensor:
-        rows = Rows(
-            model,
-            [lesson.prefix for lesson in batch.lessons],
-            # The first layers' KV may have no gradient, and is then written into the cache even in training.
-            room=max(len(lesson.feed) for lesson in batch.lessons),
-            adapters=adapters,
-            slots=[batch.slot] * len(batch.lessons),
-        )
-        longest = max(len(lesson.soft) for lesson in batch.lessons)
-        adapters.routing.only = batch.slot
-        try:
-            logits = rows.feed([lesson.feed for lesson in batch.lessons], keep=longest).float()
-        finally:
-            adapters.routing.only = None
-        return divergence(logits, batch.lessons) * ranks / batch.targets
-
-    return loss
-
-
-def divergence(logits: Tensor, lessons: Sequence[Lesson]) -> Tensor:
-    """Summed over positions: KL(target ‖ student), the target on its top tokens only, the student on all.
-
-    `logits` is `[rows, columns, vocabulary]`; a lesson's targets belong to the last columns of its row. All positions
-    are taken out at once: a slice per row would cost a gradient of the size of `logits` per row.
-    """
-    rows = torch.cat([torch.full((len(lesson.soft),), row) for row, lesson in enumerate(lessons)])
-    columns = torch.cat([torch.arange(-len(lesson.soft), 0) for lesson in lessons])
-    student = logits[rows.to(logits.device), columns.to(logits.device)]
-    target = _padded([lesson.soft.log_probabilities for lesson in lessons], -torch.inf).to(student)
-    tokens = _padded([lesson.soft.tokens for lesson in lessons], 0).to(student.device)
-    chosen = student.gather(-1, tokens) - student.logsumexp(-1, keepdim=True)
-    weight = target.exp()
-    total: Tensor = (torch.special.xlogy(weight, weight) - weight * chosen).sum()
-    return total
-
-
-def _padded(parts: Sequence[Tensor], value: float) -> Tensor:
-    """`[n_i, k_i]` tensors as one `[Σ n_i, max k_i]`."""
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1]), value=value) for part in parts])
+Progress = Callable[[int, int, int, float], None]
+"""Told the number of a pupil, its step, its steps and its loss."""
 
 
 def train(
     engine: AdapterEngine,
-    learn: Sequence[Lesson],
-    keep: Sequence[Lesson],
-    held_out: Sequence[Lesson],
+    pupils: Sequence[Pupil],
     recipe: RecipeSettings,
     ranks: Ranks,
     *,
-    slot: int,
-    check: Callable[[], None],
+    left_out: Callable[[], Collection[int]],
     progress: Progress,
-) -> Trained:
-    """Trains `slot` on `learn` while `keep` holds it to the base; `check` is called before every step."""
-    engine.reset(slot, recipe.seed, recipe.alpha / recipe.rank)
-    steps = steps_for(len(learn), recipe)
-    losses: list[float] = []
-    best, stale = float("inf"), 0
-    for step, lessons in enumerate(plan(learn, keep, recipe, steps)):
-        check()
-        rate = recipe.learning_rate * schedule(step, steps)
-        loss = engine.step(_batch(lessons, ranks, slot), (rate, rate * recipe.b_rate))
-        losses.append(sum(ranks.from_all(loss)) / ranks.size)
-        if (step + 1) % REPORT_EVERY == 0 or step + 1 == steps:
-            progress(step + 1, steps, losses[-1])
-            if recipe.patience and held_out:
-                now = held_out_loss(engine, held_out, recipe, ranks, slot)
-                best, stale = (now, 0) if now < best else (best, stale + 1)
-                if stale >= recipe.patience:
-                    break
-    last = held_out_loss(engine, held_out, recipe, ranks, slot) if held_out else None
-    return Trained(tuple(losses), last, len(learn))
+    narrow: bool = False,
+) -> list[Trained]:
+    """Trains pupil i as adapter i. `left_out` is asked before every step who is not to go on, and may raise to stop.
+
+    With `narrow` the student is compared on the tokens that a step's targets name, instead of the whole vocabulary.
+    """
+    for number, pupil in enumerate(pupils):
+        engine.reset(number, recipe.seed, pupil.start)
+    courses = [_course(pupil, recipe) for pupil in pupils]
+    for step in range(max((course.steps for course in courses), default=0)):
+        out = left_out()
+        active = [i for i, course in enumerate(courses) if i not in out and not course.done and step < course.steps]
+        if not active:
+            break
+        rows = [next(courses[i].batches) for i in active]
+        base_rates = [recipe.learning_rate * schedule(step, courses[i].steps) for i in active]
+        rates = {i: (rate, rate * recipe.b_rate) for i, rate in zip(active, base_rates, strict=True)}
+        losses = engine.step(_batch(rows, active, ranks, narrow), rates)
+        for at, number in enumerate(active):
+            course = courses[number]
+            course.losses.append(sum(ranks.from_all(losses[at])) / ranks.size)
+            if (step + 1) % CHECK_EVERY == 0 or step + 1 == course.steps:
+                progress(number, step + 1, course.steps, course.losses[-1])
+                _consider(engine, number, course, recipe, ranks)
+    return [_trained(engine, number, course, recipe, ranks) for number, course in enumerate(courses)]
 
 
 def held_out_loss(
-    engine: AdapterEngine, lessons: Sequence[Lesson], recipe: RecipeSettings, ranks: Ranks, slot: int
+    engine: AdapterEngine, lessons: Sequence[Lesson], recipe: RecipeSettings, ranks: Ranks, number: int
 ) -> float:
     """Mean loss per target over `lessons`, computed alike on every rank."""
     total = 0.0
     for start in range(0, len(lessons), recipe.batch_rows):
         part = tuple(lessons[start : start + recipe.batch_rows])
-        total += engine.evaluate(Batch(part, ranks.size, slot))
+        total += engine.evaluate(Batch(part, (number,), (ranks.size,)))[0]
     return total / sum(len(lesson.soft) for lesson in lessons)
 
 
-def steps_for(pairs: int, recipe: RecipeSettings) -> int:
+def steps_for(pairs: int, recipe: RecipeSettings, *, least: int | None = None) -> int:
     """Steps that give each pair `passes` turns, within the recipe's limits."""
     wanted = -(-int(pairs * recipe.passes) // (recipe.batch_rows - off_topic_rows(recipe)))
-    return min(recipe.max_steps, max(recipe.steps, wanted))
+    return min(recipe.max_steps, max(recipe.steps if least is None else least, wanted))
 
 
 def off_topic_rows(recipe: RecipeSettings) -> int:
@@ -149,25 +131,57 @@ def schedule(step: int, steps: int) -> float:
 
 
 def plan(learn: Sequence[Lesson], keep: Sequence[Lesson], recipe: RecipeSettings, steps: int) -> Iterator[list[Lesson]]:
-    """The rows of each step, the same on every rank; rows of like length share a batch, in random order."""
+    """The rows of each step, the same on every rank; rows of like length share a batch.
+
+    Which lengths come at a step is the same for all memories, or short rows would wait for another memory's long ones.
+    """
     chance = random.Random(recipe.seed)
-    kept = off_topic_rows(recipe) if keep else 0
+    kept = min(off_topic_rows(recipe), len(keep))
     size = recipe.batch_rows - kept
-    queue: list[list[Lesson]] = []
-    for _ in range(steps):
-        if not queue:
-            queue = _epoch(learn, size, chance)
-        yield [*queue.pop(), *chance.sample(list(keep), min(kept, len(keep)))]
+    epoch: list[list[Lesson]] = []
+    count = 1
+    for step in range(steps):
+        if not epoch:
+            epoch = _epoch(learn, size, chance)
+            count = len(epoch)
+        # Low-discrepancy turns through the lengths; the epoch's batches are sorted by them.
+        wanted = (step * GOLDEN % 1.0) * count * len(epoch) / count
+        yield [*epoch.pop(min(int(wanted), len(epoch) - 1)), *chance.sample(list(keep), kept)]
 
 
 def _epoch(lessons: Sequence[Lesson], size: int, chance: random.Random) -> list[list[Lesson]]:
     order = sorted(lessons, key=lambda lesson: len(lesson.feed) + chance.uniform(0, 6))
     missing = -len(order) % size
-    order += chance.choices(order, k=missing) if missing else []
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    chance.shuffle(batches)
-    return batches
+    if missing:
+        order = sorted([*order, *chance.choices(order, k=missing)], key=lambda lesson: len(lesson.feed))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _batch(lessons: Sequence[Lesson], ranks: Ranks, slot: int) -> Batch:
-    return Batch(tuple(ranks.own(lessons)), sum(len(lesson.soft) for lesson in lessons), slot)
+def _course(pupil: Pupil, recipe: RecipeSettings) -> _Course:
+    least = recipe.steps if pupil.start is None else recipe.update_steps
+    passes = recipe.passes if pupil.start is None else recipe.passes * recipe.update_steps / recipe.steps
+    steps = steps_for(len(pupil.learn), recipe.model_copy(update={"passes": passes}), least=least)
+    return _Course(pupil, steps, plan(pupil.learn, pupil.keep, recipe, steps))
+
+
+def _consider(engine: AdapterEngine, number: int, course: _Course, recipe: RecipeSettings, ranks: Ranks) -> None:
+    """Ends a course whose held-out loss no longer falls."""
+    if not recipe.patience or not course.pupil.held_out:
+        return
+    now = held_out_loss(engine, course.pupil.held_out, recipe, ranks, number)
+    course.best, course.stale = (now, 0) if now < course.best else (course.best, course.stale + 1)
+    course.done = course.stale >= recipe.patience
+
+
+def _trained(engine: AdapterEngine, number: int, course: _Course, recipe: RecipeSettings, ranks: Ranks) -> Trained:
+    held_out = course.pupil.held_out
+    last = held_out_loss(engine, held_out, recipe, ranks, number) if held_out else None
+    return Trained(tuple(course.losses), last, len(course.pupil.learn), engine.read(number))
+
+
+def _batch(rows: Sequence[Sequence[Lesson]], adapters: Sequence[int], ranks: Ranks, narrow: bool) -> Batch:
+    """Each rank has its share of every memory's rows, and so as many of each."""
+    lessons = tuple(lesson for own in rows for lesson in ranks.own(own))
+    targets = tuple(sum(len(lesson.soft) for lesson in own) for own in rows)
+    vocabulary = vocabulary_of([lesson for own in rows for lesson in own]) if narrow else None
+    return Batch(lessons, tuple(adapters), targets, vocabulary)

@@ -1,0 +1,124 @@
+"""The student's loss on one step: rows of several memories in one forward pass, each with its own adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.adapters.packed import PackedAdapters
+from core.engine.partial import only_layers
+from core.engine.rows import Rows
+from workers.distillation.trainer.targets import Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """This rank's rows of one step.
+
+    `lessons` are as many consecutive rows for each of `adapters`, the numbers of adapters in training; `targets[i]` is
+    how many targets the rows of all ranks have for `adapters[i]`. `vocabulary` are the tokens, sorted, that the student
+    is compared on: those that any row's target holds likely, on any rank; `None` for all.
+    """
+
+    lessons: tuple[Lesson, ...]
+    adapters: tuple[int, ...]
+    targets: tuple[int, ...]
+    vocabulary: Tensor | None = None
+
+
+Loss = Callable[[Batch], Tensor]
+
+
+def student_loss(model: Any, adapters: PackedAdapters, ranks: int, scale: float, first_layer: int = 0) -> Loss:
+    """Forward KL of the targets to the student, one value per adapter of the batch, `[adapters]`.
+
+    Its mean over ranks is the mean over all targets of that adapter's rows in the step. `scale` is alpha over rank.
+    Lessons start before `first_layer`.
+    """
+
+    def loss(batch: Batch) -> Tensor:
+        lessons = batch.lessons
+        rows = Rows(
+            model,
+            [lesson.prefix for lesson in lessons],
+            # The first layers' KV may have no gradient, and is then written into the cache even in training.
+            room=max(len(lesson.feed) for lesson in lessons),
+        )
+        feeds = [lesson.feed for lesson in lessons]
+        with adapters.training(batch.adapters, scale):
+            if batch.vocabulary is None and first_layer == 0:
+                logits = rows.feed(feeds, keep=max(len(lesson.soft) for lesson in lessons))
+                student = _at_targets(logits, lessons)
+            else:
+                hidden = [lesson.hidden for lesson in lessons if lesson.hidden is not None] if first_layer else None
+                with only_layers(model, first_layer) if first_layer else nullcontext():
+                    states = rows.feed_decoder(feeds, hidden)
+                student = _head(model, _at_targets(states, lessons), batch.vocabulary)
+        each = divergence(student.float(), lessons, batch.vocabulary)
+        count = len(batch.adapters)
+        owner = torch.arange(count).repeat_interleave(len(lessons) // count)
+        lengths = torch.tensor([len(lesson.soft) for lesson in lessons])
+        sums: Tensor = each.new_zeros(count).index_add(0, owner.repeat_interleave(lengths).to(each.device), each)
+        means: Tensor = sums * ranks / torch.tensor(batch.targets).to(sums)
+        return means
+
+    return loss
+
+
+def vocabulary_of(lessons: Sequence[Lesson]) -> Tensor:
+    """The tokens that any target holds likely, sorted."""
+    return torch.cat([lesson.soft.tokens.flatten() for lesson in lessons]).unique()
+
+
+def divergence(student: Tensor, lessons: Sequence[Lesson], vocabulary: Tensor | None = None) -> Tensor:
+    """KL(target ‖ student) of each position, `[positions]`; the target on its top tokens only.
+
+    `student` is `[positions, vocabulary]`: logits at the lessons' targets one after the other, of the tokens in
+    `vocabulary` if it is given.
+    """
+    target = _padded([lesson.soft.log_probabilities for lesson in lessons], -torch.inf).to(student)
+    tokens = _padded([lesson.soft.tokens for lesson in lessons], None).to(student.device)
+    if vocabulary is not None:
+        tokens = torch.searchsorted(vocabulary.to(tokens.device), tokens)
+    chosen = student.gather(-1, tokens) - student.logsumexp(-1, keepdim=True)
+    weight = target.exp()
+    total: Tensor = (torch.special.xlogy(weight, weight) - weight * chosen).sum(-1)
+    return total
+
+
+def _at_targets(columns: Tensor, lessons: Sequence[Lesson]) -> Tensor:
+    """`[rows, columns, n]` to `[positions, n]`; a lesson's targets belong to the last columns of its row.
+
+    All positions are taken out at once: a slice per row would cost a gradient of the size of `columns` per row.
+    """
+    rows = torch.cat([torch.full((len(lesson.soft),), row) for row, lesson in enumerate(lessons)])
+    at = torch.cat([torch.arange(-len(lesson.soft), 0) for lesson in lessons])
+    return columns[rows.to(columns.device), at.to(columns.device)]
+
+
+def _head(model: Any, states: Tensor, vocabulary: Tensor | None) -> Tensor:
+    head = model.get_output_embeddings()
+    if vocabulary is None:
+        logits: Tensor = head(states)
+        return logits
+    at = vocabulary.to(states.device)
+    return nn.functional.linear(states, head.weight[at], None if head.bias is None else head.bias[at])
+
+
+def _padded(parts: Sequence[Tensor], value: float | None) -> Tensor:
+    """`[n_i, k_i]` tensors as one `[Σ n_i, max k_i]`; without a value, the first column fills up."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([_widened(part, width, value) for part in parts])
+
+
+def _widened(part: Tensor, width: int, value: float | None) -> Tensor:
+    if part.shape[1] == width:
+        return part
+    if value is not None:
+        return nn.functional.pad(part, (0, width - part.shape[1]), value=value)
+    return torch.cat([part, part[:, :1].expand(-1, width - part.shape[1])], 1)
