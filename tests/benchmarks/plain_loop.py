@@ -15,8 +15,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn.functional import kl_div
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler
-from transformers import get_linear_schedule_with_warmup
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -62,7 +62,8 @@ def distil_plainly(
     student = get_peft_model(model, config)
     learnt = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=recipe.learning_rate)
-    schedule = get_linear_schedule_with_warmup(optimizer, min(recipe.warm_up, recipe.steps // 2), recipe.steps)
+    # Not transformers' linear schedule: its first step has the rate 0, and there are few steps.
+    schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / recipe.warm_up) * (1 - step / recipe.steps))
     student.train()
     for step, batch in enumerate(_batches(rows, recipe)):
         loss = teacher_loss(student, batch, padding_of(tokenizer))
