@@ -1,5 +1,6 @@
 ## make demo    installs everything into .venv and runs the main job on the embedded stack; JSON=PATH writes its results
 ## make test    installs what the tests need and runs all of them
+## make bench-distill  our trainer against the plain loop, in turn; LIMIT documents, ROUNDS rounds; build/bench/distill.json
 ## make check   format, lint, types, import rules, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
@@ -9,10 +10,12 @@ STAMPS := $(VENV)/.stamps
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JSON   ?=
+LIMIT  ?= 4
+ROUNDS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test check lock clean
+.PHONY: help install install-dev servers demo test bench-distill check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -26,6 +29,9 @@ demo: $(STAMPS)/install
 
 test: $(STAMPS)/install-dev servers
 	$(BIN)/python -m pytest
+
+bench-distill: $(STAMPS)/install-dev
+	$(BIN)/python -m tests.benchmarks.distil --limit $(LIMIT) --rounds $(ROUNDS) --json build/bench/distill.json
 
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .
