@@ -92,6 +92,8 @@ class RecipeSettings(BaseModel):
     b_rate: float = 1.0
     """Learning rate of B relative to that of A."""
     off_topic_share: float = 0.25
+    unseen_words: float = 0.15
+    """Share of a question's tokens that the student does not see, drawn anew for each row and step."""
     teacher_top_k: int = 64
     spans_per_fact: int = 3
     stems_per_span: int = 3

@@ -69,11 +69,12 @@ def write(
     keep_top: int = 0,
     adapters: PackedAdapters | None = None,
     slots: Sequence[int] | None = None,
+    allowed: Sequence[Tensor] | None = None,
 ) -> list[Written]:
     """Lets the model continue `prefixes[i]` and `feeds[i]` for up to `limit` tokens, greedily or by sampling.
 
     With `keep_top` each row carries the top log-probabilities of every position. With `adapters`, row i is written with
-    the adapter in `slots[i]`. Rows run in batches of like length.
+    the adapter in `slots[i]`. With `allowed`, row i consists of the tokens in `allowed[i]` alone. Rows run in batches of like length.
     """
     noise = _noise(sampling, len(feeds), limit)
     order = sorted(range(len(feeds)), key=lambda i: (len(prefixes[i]) + len(feeds[i]), len(feeds[i])))
@@ -86,7 +87,8 @@ def write(
             adapters=adapters,
             slots=None if slots is None else [slots[i] for i in batch],
         )
-        run = _Batch(rows, [feeds[i] for i in batch], limit, keep_top)
+        permitted = None if allowed is None else [allowed[i] for i in batch]
+        run = _Batch(rows, [feeds[i] for i in batch], limit, keep_top, permitted)
         done = run.finish(end_tokens, sampling, None if noise is None else noise[batch])
         for i, row in zip(batch, done, strict=True):
             written[i] = row
@@ -152,7 +154,14 @@ def hard_of(tokens: Sequence[int]) -> Soft:
 class _Batch:
     """Rows that write together, leaving as they finish."""
 
-    def __init__(self, rows: Rows, feeds: Sequence[Sequence[int]], limit: int, keep_top: int) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        feeds: Sequence[Sequence[int]],
+        limit: int,
+        keep_top: int,
+        allowed: Sequence[Tensor] | None = None,
+    ) -> None:
         self._limit = limit
         self._keep_top = keep_top
         self._rows = rows
@@ -161,11 +170,14 @@ class _Batch:
         self._sums = [0.0] * len(feeds)
         self._soft: list[list[Soft]] = [[] for _ in feeds]
         self._ended = [False] * len(feeds)
+        self._forbidden = None if allowed is None else _all_but(allowed, self._logits)
 
     def finish(self, end_tokens: frozenset[int], sampling: Sampling | None, noise: Tensor | None) -> list[Written]:
         present = list(range(len(self._tokens)))
         for step in range(self._limit + 1):
             logits = self._logits
+            if self._forbidden is not None:
+                logits = logits.masked_fill(self._forbidden[present], -torch.inf)
             choice = _choose(logits, sampling, None if noise is None else noise[present, min(step, self._limit - 1)])
             chances = logits.log_softmax(-1).gather(1, choice[:, None])[:, 0].tolist()
             soft = soft_of(logits, self._keep_top) if self._keep_top else None
@@ -213,6 +225,14 @@ class _Batch:
         )
         count = len(self._tokens[row]) + self._ended[row]
         return Written(self._tokens[row], self._ended[row], self._sums[row] / max(1, count), soft)
+
+
+def _all_but(allowed: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Which tokens a row may not choose, `[rows, vocabulary]`."""
+    forbidden = torch.ones(like.shape, dtype=torch.bool)
+    for row, tokens in enumerate(allowed):
+        forbidden[row, tokens] = False
+    return forbidden.to(like.device)
 
 
 def _choose(logits: Tensor, sampling: Sampling | None, noise: Tensor | None) -> Tensor:

@@ -18,7 +18,10 @@ from core.engine.kv import PrefixKv, batch_cache
 
 
 class Rows:
-    """`prefixes[i]` and `slots[i]` belong to row i; `room` is how many tokens may still be fed."""
+    """`prefixes[i]` and `slots[i]` belong to row i; `room` is how many tokens may still be fed.
+
+    Row i does not look at the tokens of its prefix that `unseen[i]` names by position.
+    """
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class Rows:
         room: int,
         adapters: PackedAdapters | None = None,
         slots: Sequence[int] | None = None,
+        unseen: Sequence[Sequence[int]] = (),
     ) -> None:
         self._model = model
         self._adapters = adapters
@@ -38,6 +42,8 @@ class Rows:
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=model.device)
         self._valid = columns[None, :] >= (longest - lengths)[:, None]
         self._lengths = lengths
+        for row, hidden in enumerate(unseen):
+            self._valid[row, [longest - len(prefixes[row]) + at for at in hidden]] = False
 
     def feed(self, tokens: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
         """Feeds each row its tokens; logits `[rows, keep, vocabulary]` of the last `keep` columns.

@@ -47,7 +47,16 @@ EXAMPLES = (
 )
 """Title, sentence, span, question: the pattern that the base follows."""
 
+QUESTION_WORDS = (
+    "what who whom whose which when where why how many much long old far often tall big is was are were do does did has "
+    "have had can could will would should must be been being a an the this that its their his her it they he she of in "
+    "on at to from by for with during after before under over about into up out as than and or not name named called "
+    "kind type year month day time place number amount people person thing part made used mean happen"
+)
+"""Besides the words of a sentence and of its title, what a question about it needs."""
+
 _WORD = re.compile(r"[^\W_]+(?:[.,:'’-][^\W_]+)*")
+_TOKEN = re.compile(r"[^\s\"“”()\[\],;:!?]+(?<![.])")
 _FUNCTION_WORDS = (
     "a an and are as at be been by can do does did for from had has have he her his how i if in into is it its "
     "my no not of on or our she so than that the their them then there these they this to was we were what when "
@@ -66,6 +75,30 @@ def content_words(text: str) -> set[str]:
     return {_stem(word) for word in words_of(text) if word not in FUNCTION_WORDS}
 
 
+def question_vocabulary(sentence: str, title: str, answer: str) -> list[str]:
+    """The words that a question about `sentence` may consist of: its own, without the answer's, and question words.
+
+    Each also in forms that follow "does" and "did": `employs` brings `employ`.
+    """
+    taken = content_words(answer)
+    own = [
+        word
+        for word in _TOKEN.findall(f"{sentence} {title}")
+        if not content_words(word) <= taken or not content_words(word)
+    ]
+    bare = [form for word in own for form in _bare_forms(word)]
+    return list(dict.fromkeys([*own, *bare, *QUESTION_WORDS.split()]))
+
+
+def keeps_names(question: str, known: str) -> bool:
+    """Whether every capitalised word of the question, but the first, occurs in `known`."""
+    words = set(words_of(known))
+    return all(
+        not part[:1].isupper() or not words_of(part) or words_of(part)[0].removesuffix("'s") in words
+        for part in question.split()[1:]
+    )
+
+
 def clean_question(text: str) -> str | None:
     """The first line up to its question mark, or `None` where it is no question that could stand alone."""
     line = text.strip().split("\n")[0].strip()
@@ -76,6 +109,25 @@ def clean_question(text: str) -> str | None:
     if not 3 <= len(words) <= 24 or _META.search(line) or len(set(words)) < 0.6 * len(words):
         return None
     return line[0].upper() + line[1:]
+
+
+def _bare_forms(word: str) -> list[str]:
+    if not word.islower():
+        return []
+    forms = []
+    for ending, put in (
+        ("ies", "y"),
+        ("es", ""),
+        ("s", ""),
+        ("ied", "y"),
+        ("ed", ""),
+        ("d", ""),
+        ("ing", ""),
+        ("ing", "e"),
+    ):
+        if word.endswith(ending) and len(word) - len(ending) > 1:
+            forms.append(word.removesuffix(ending) + put)
+    return forms
 
 
 def clean_answer(text: str) -> str | None:

@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+import torch
+from torch import Tensor
+
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
 from core.engine.decoding import Sampling, Soft, Written, hard_of, prefill_shared, shared_start, write
@@ -24,6 +27,8 @@ from workers.distillation.trainer.questions import (
     content_words,
     distinct,
     grounded,
+    keeps_names,
+    question_vocabulary,
 )
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.spans import Span, gap_question, spans_of, up_to
@@ -114,6 +119,11 @@ def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks
             limit=recipe.question_tokens,
             end_tokens=base.end_tokens,
             sampling=Sampling(recipe.seed, recipe.question_temperature, rows=numbers),
+            allowed=[
+                tokens
+                for tokens, row in zip(_question_tokens(base, context, [t for _, t in mine]), stems, strict=True)
+                for _ in row
+            ],
         )
         if feeds
         else ()
@@ -128,7 +138,7 @@ def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks
         Asked(question, fact, span.text)
         for (fact, span), raw in zip(targets, ranks.collect(texts), strict=True)
         for question in map(clean_question, raw)
-        if question
+        if question and keeps_names(question, f"{context.title} {context.text}")
     ]
     asked = [*stated, *found]
     return [asked[i] for i in distinct([item.question for item in asked])]
@@ -199,6 +209,18 @@ def end_token(base: LoadedBase) -> int:
     """The token that ends an answer: the tokenizer's, where a model has several."""
     own: int | None = base.chat.tokenizer.eos_token_id
     return min(base.end_tokens) if own is None else own
+
+
+def _question_tokens(base: LoadedBase, context: Context, targets: Sequence[tuple[int, Span]]) -> list[Tensor]:
+    """For each target the tokens that its question may consist of: the base is too small to be left to itself."""
+    tokens = []
+    for i, span in targets:
+        words = question_vocabulary(context.facts[i].text, context.title, span.text)
+        forms = [form for word in words for form in (f" {word}", word[0].upper() + word[1:])]
+        ids = {token for form in dict.fromkeys(forms) for token in base.chat.encode(form)}
+        ids.update(base.chat.encode("?"), base.chat.encode("'s"), base.end_tokens)
+        tokens.append(torch.tensor(sorted(ids)))
+    return tokens
 
 
 def _question_prompt(base: LoadedBase, context: Context, fact: Fact, span: Span) -> Prompt:

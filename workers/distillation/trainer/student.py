@@ -23,12 +23,14 @@ class Batch:
     `lessons` are as many consecutive rows for each of `adapters`, the numbers of adapters in training; `targets[i]` is
     how many targets the rows of all ranks have for `adapters[i]`. `vocabulary` are the tokens, sorted, that the student
     is compared on: those that any row's target holds likely, on any rank; `None` for all.
+    `unseen[i]` are positions of row i's prefix that it may not look at.
     """
 
     lessons: tuple[Lesson, ...]
     adapters: tuple[int, ...]
     targets: tuple[int, ...]
     vocabulary: Tensor | None = None
+    unseen: tuple[tuple[int, ...], ...] = ()
 
 
 Loss = Callable[[Batch], Tensor]
@@ -48,6 +50,7 @@ def student_loss(model: Any, adapters: PackedAdapters, ranks: int, scale: float,
             [lesson.prefix for lesson in lessons],
             # The first layers' KV may have no gradient, and is then written into the cache even in training.
             room=max(len(lesson.feed) for lesson in lessons),
+            unseen=batch.unseen,
         )
         feeds = [lesson.feed for lesson in lessons]
         with adapters.training(batch.adapters, scale):

@@ -94,7 +94,7 @@ def train(
         rows = [next(courses[i].batches) for i in active]
         base_rates = [recipe.learning_rate * schedule(step, courses[i].steps) for i in active]
         rates = {i: (rate, rate * recipe.b_rate) for i, rate in zip(active, base_rates, strict=True)}
-        losses = engine.step(_batch(rows, active, ranks, narrow), rates)
+        losses = engine.step(_batch(rows, active, ranks, narrow, recipe, step), rates)
         for at, number in enumerate(active):
             course = courses[number]
             course.losses.append(sum(ranks.from_all(losses[at])) / ranks.size)
@@ -179,9 +179,26 @@ def _trained(engine: AdapterEngine, number: int, course: _Course, recipe: Recipe
     return Trained(tuple(course.losses), last, len(course.pupil.learn), engine.read(number))
 
 
-def _batch(rows: Sequence[Sequence[Lesson]], adapters: Sequence[int], ranks: Ranks, narrow: bool) -> Batch:
+def _batch(
+    rows: Sequence[Sequence[Lesson]],
+    adapters: Sequence[int],
+    ranks: Ranks,
+    narrow: bool,
+    recipe: RecipeSettings,
+    step: int,
+) -> Batch:
     """Each rank has its share of every memory's rows, and so as many of each."""
     lessons = tuple(lesson for own in rows for lesson in ranks.own(own))
     targets = tuple(sum(len(lesson.soft) for lesson in own) for own in rows)
     vocabulary = vocabulary_of([lesson for own in rows for lesson in own]) if narrow else None
-    return Batch(lessons, tuple(adapters), targets, vocabulary)
+    unseen = tuple(
+        words
+        for own in rows
+        for words in ranks.own(_unseen(own, recipe.unseen_words, random.Random(recipe.seed * 10_007 + step)))
+    )
+    return Batch(lessons, tuple(adapters), targets, vocabulary, unseen)
+
+
+def _unseen(rows: Sequence[Lesson], share: float, chance: random.Random) -> list[tuple[int, ...]]:
+    """A share of each question's words that a row does without in this step, so that it learns to do with any of them."""
+    return [tuple(at for at in row.asked if chance.random() < share) for row in rows]
