@@ -25,6 +25,7 @@ from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows
 from core.engine.sampling import Sampler
 from core.errors import InvalidRequest, LatentBankError, NotFound, PromptTooLong
+from core.gate.decision import GateModel
 from core.gate.features import DRAFT_TOKENS, RetrievalSignals, vector
 from core.ids import is_id
 from core.metrics import InferenceMetrics
@@ -71,6 +72,7 @@ class Admitted:
     max_tokens: int
     scope: Scope
     candidates: tuple[Candidate, ...]
+    gate: GateModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +116,7 @@ class Service:
         bank = self.banks.current(question.tenant_id)
         self.banks.require(bank, scope.ids or ())
         candidates = () if scope.mode == "off" else self._candidates(question, scope, bank)
-        return Admitted(question, prompt, max_tokens, scope, candidates)
+        return Admitted(question, prompt, max_tokens, scope, candidates, self.banks.gate(bank))
 
     def answer(self, admitted: Admitted) -> Generator[Event, None, None]:
         """`Waiting` while the slots are full, then `Started`, a `Delta` per token, `Finished`."""
@@ -219,7 +221,7 @@ class Service:
             base_answer=True,
         )
         judged = [
-            self._judge(candidate, vector(candidate.signals, signals), admitted.scope)
+            self._judge(candidate, vector(candidate.signals, signals), admitted)
             for candidate, signals in zip(candidates, drafts.signals, strict=True)
         ]
         decision = decide(judged, admitted.scope.mode)
@@ -240,16 +242,16 @@ class Service:
             logits = rows.feed([admitted.prompt.activation])[0, -1]
         return Opening(decision, rows.kv(0), logits, ())
 
-    def _judge(self, candidate: Candidate, features: tuple[float, ...], scope: Scope) -> Judged:
-        member = candidate.member
-        score = member.gate.score(features)
+    def _judge(self, candidate: Candidate, features: tuple[float, ...], admitted: Admitted) -> Judged:
+        member, gate, scope = candidate.member, admitted.gate, admitted.scope
+        score = gate.score(features)
         self.metrics.gate_score.observe(score)
         return Judged(
             memory_id=member.entry.memory_id,
             title=member.entry.title,
             digest=member.digest,
             score=score,
-            threshold=member.gate.threshold if scope.threshold is None else scope.threshold,
+            threshold=gate.threshold if scope.threshold is None else scope.threshold,
             dense=candidate.signals.dense,
             lexical=candidate.signals.lexical,
         )

@@ -12,12 +12,12 @@ import pytest
 
 from core.base_model.description import BaseDescription
 from core.ids import new_id
-from tests.fixtures.published import SHUT, gate_on
+from tests.fixtures.published import SHUT, samples_on
 from tests.integration.inference.conftest import RunningWorker
 
 TOWN = "Velmora is a town by the river Asten. Its mayor is Ilka Brandt."
 SHIP = "The ship Corvina left Lubek in 1703. Its captain was Joris Vane."
-GATE = gate_on("dense", 0.45)
+GATE = samples_on("dense", 0.45)
 
 
 def ask(client: openai.OpenAI, model: str, text: str, **fields: Any) -> Any:
@@ -40,12 +40,12 @@ def tenant(worker: RunningWorker) -> str:
 
 @pytest.fixture(scope="module")
 def town(worker: RunningWorker, tenant: str) -> str:
-    return worker.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=GATE).memory_id
+    return worker.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=GATE).memory_id
 
 
 @pytest.fixture(scope="module")
 def ship(worker: RunningWorker, tenant: str) -> str:
-    return worker.publisher.publish(tenant, "Corvina", SHIP, seed=2, gate=GATE).memory_id
+    return worker.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=GATE).memory_id
 
 
 def test_the_gate_answers_from_the_memory_that_the_question_is_about(
@@ -221,7 +221,7 @@ def test_a_client_that_goes_away_frees_the_engine(worker: RunningWorker, tenant:
 
 def test_a_deleted_memory_is_404_at_the_next_question(worker: RunningWorker) -> None:
     tenant = worker.publisher.tenant("short")
-    entry = worker.publisher.publish(tenant, "Velmora", TOWN, seed=9, gate=SHUT)
+    entry = worker.publisher.publish(tenant, "Velmora", TOWN, seed=9, samples=SHUT)
     client = worker.openai(tenant)
     assert ask(client, entry.memory_id, "Who?").memory["digest"] == entry.adapter_digest
     worker.publisher.delete(entry, tenant)

@@ -1,10 +1,8 @@
-"""The gate of one memory: fitted to its drafts on questions that it answers and on questions that it does not."""
+"""What a memory brings to the gate of its bank: drafts on questions that it answers and on others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,43 +10,27 @@ from core.adapters.packed import PackedAdapters
 from core.base_model.loading import LoadedBase
 from core.engine.decoding import prefill_shared
 from core.engine.draft import draft
-from core.gate.calibration import calibrate
-from core.gate.decision import GateModel
 from core.gate.features import DRAFT_TOKENS, vector
+from core.gate.samples import Kind, Sample
 from core.retrieval.encoder import Encoder
 from core.retrieval.index import MemoryIndex, retrieval_signals
-from core.settings import RecipeSettings
 
 BATCH = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """A gate and the report of its calibration."""
-
-    model: GateModel
-    report: dict[str, Any]
-
-
-def calibrate_gate(
+def samples_of(
     base: LoadedBase,
     adapters: PackedAdapters,
     encoder: Encoder,
     index: MemoryIndex,
-    positives: Sequence[str],
-    negatives: Sequence[str],
-    recipe: RecipeSettings,
+    questions: Mapping[Kind, Sequence[str]],
     *,
     slot: int,
-) -> Gate:
-    """Drafts every question with the adapter in `slot`, beside the base, and fits the gate to what it sees."""
-    features = _features(base, adapters, encoder, index, [*positives, *negatives], slot)
-    model, report = calibrate(
-        features[: len(positives)],
-        features[len(positives) :],
-        promised_false_activation=recipe.false_activation,
-    )
-    return Gate(model, report)
+) -> list[Sample]:
+    """Drafts every question with the adapter in `slot`, beside the base, and keeps what the gate sees of it."""
+    asked = [(kind, question) for kind, of_kind in questions.items() for question in of_kind]
+    features = _features(base, adapters, encoder, index, [question for _, question in asked], slot)
+    return [Sample(kind, row) for (kind, _), row in zip(asked, features, strict=True)]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""From a context to an adapter with its gate and index: the phases of one memory, in order."""
+"""From a context to an adapter with its samples for the gate and its index: the phases of one memory, in order."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 from core.adapters.packed import PackedAdapters
 from core.base_model.loading import LoadedBase, best_device, load_base
 from core.base_model.prepare import prepare
+from core.gate.samples import Kind, Sample, count_by_kind
 from core.retrieval.encoder import Encoder
 from core.retrieval.entries import entries_of
 from core.retrieval.index import MemoryIndex
 from core.settings import RecipeSettings
-from workers.distillation.trainer.calibrating import Gate, calibrate_gate
+from workers.distillation.trainer.calibrating import samples_of
 from workers.distillation.trainer.contexts import Context, read_context
 from workers.distillation.trainer.engine import AdapterEngine, read_config, zero_stage
 from workers.distillation.trainer.exporting import export
@@ -91,21 +92,19 @@ class Distiller:
             trained = train(
                 engine, learn, keep, held_out, recipe, self.ranks, slot=SLOT, check=check, progress=progress
             )
-        reporter.progress("calibrating", STUDY_SHARE + TRAINING_SHARE, "calibrating the gate", told)
+        reporter.progress("calibrating", STUDY_SHARE + TRAINING_SHARE, "drafting for the gate", told)
         with clock.timed("calibrating"):
-            positives, negatives = judged(context, studied, spare[1::2])
-            index = _index(warm.encoder, memory, context, studied, positives)
-            gate = calibrate_gate(
-                warm.base, engine.adapters, warm.encoder, index, positives, negatives, recipe, slot=SLOT
-            )
+            questions = judged(context, studied, spare[1::2])
+            index = _index(warm.encoder, memory, context, studied, questions["own"])
+            samples = samples_of(warm.base, engine.adapters, warm.encoder, index, questions, slot=SLOT)
         check()
         with clock.timed("exporting"):
             weights = engine.read(SLOT)
             report = _report(studied, trained, recipe)
             if self.ranks.leads:
-                export(memory.directory, warm.base, weights, gate, index, request.encoder, recipe, report)
+                export(memory.directory, warm.base, weights, samples, index, request.encoder, recipe, report)
         reporter.progress("calibrating", 1.0, "exported", told)
-        return Outcome(memory.memory_id, str(memory.directory), clock.seconds, report, _gate_report(gate))
+        return Outcome(memory.memory_id, str(memory.directory), clock.seconds, report, _gate_report(samples))
 
 
 class Warm:
@@ -152,7 +151,7 @@ class Clock:
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.monotonic() - start, 3)
 
 
-def judged(context: Context, studied: Study, spare: list[str]) -> tuple[list[str], list[str]]:
+def judged(context: Context, studied: Study, spare: list[str]) -> dict[Kind, list[str]]:
     """Questions for the gate: ones that this memory answers, held out where there are enough, and ones it does not.
 
     A gate can't be fitted to one or two positives: up to `LEAST_POSITIVES` are then taken from what was learnt.
@@ -161,7 +160,7 @@ def judged(context: Context, studied: Study, spare: list[str]) -> tuple[list[str
     lent = learnt[: max(0, LEAST_POSITIVES - len(studied.held_out))]
     positives = [pair.question for pair in (*studied.held_out, *lent)]
     strangers = about_strangers([pair.question for pair in studied.learn], context.title)[:8]
-    return positives, [*JUDGE, *spare, *strangers]
+    return {"own": positives, "near_miss": spare, "unrelated": [*JUDGE, *strangers]}
 
 
 def _index(
@@ -188,8 +187,8 @@ def _report(studied: Study, trained: Trained, recipe: RecipeSettings) -> dict[st
     }
 
 
-def _gate_report(gate: Gate) -> dict[str, Any]:
-    return {"threshold": gate.model.threshold, **gate.report}
+def _gate_report(samples: Sequence[Sample]) -> dict[str, Any]:
+    return {"samples": count_by_kind(samples)}
 
 
 def _own_device() -> torch.device:

@@ -1,9 +1,8 @@
-"""The files of a finished memory: a PEFT adapter, its gate and its index."""
+"""The files of a finished memory: a PEFT adapter, its samples for the gate, its index."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,16 @@ from torch import Tensor
 
 from core.adapters.peft_format import save_adapter
 from core.base_model.loading import LoadedBase
+from core.gate.samples import Sample, save_samples
 from core.retrieval.index import MemoryIndex, save_index
 from core.settings import RecipeSettings
-from workers.distillation.trainer.calibrating import Gate
-
-GATE_FILE = "gate.json"
 
 
 def export(
     directory: Path,
     base: LoadedBase,
     weights: Mapping[str, tuple[Tensor, Tensor]],
-    gate: Gate,
+    samples: Sequence[Sample],
     index: MemoryIndex,
     encoder: str,
     recipe: RecipeSettings,
@@ -40,5 +37,5 @@ def export(
         activation_tokens=base.description.activation_tokens,
         base_digest=base.description.digest,
     )
-    (directory / GATE_FILE).write_text(json.dumps({**gate.model.to_json(), "report": gate.report}, indent=1))
+    save_samples(directory, samples)
     save_index(directory, index, encoder, study)

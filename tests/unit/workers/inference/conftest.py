@@ -19,6 +19,7 @@ from core.storage.node_cache import NodeCache
 from core.truth.database import Database
 from tests.fixtures.published import TARGETS, Publisher, WordEncoder
 from workers.inference.bank import Banks
+from workers.inference.bank_gates import BankGates
 from workers.inference.question import Delta, Finished, Question, Scope, Started
 from workers.inference.residency import Residency
 from workers.inference.service import Service
@@ -49,6 +50,7 @@ class Stand:
     packed: PackedAdapters
     residency: Residency
     banks: Banks
+    gates: BankGates
     node_cache: NodeCache
     prefix_cache: PrefixCache
 
@@ -94,9 +96,10 @@ def stand(loaded_tiny: LoadedBase, database: Database, tmp_path: Path) -> Stand:
     residency = Residency(
         packed, node_cache, base_digest=loaded_tiny.description.digest, ram_adapters=2, metrics=metrics
     )
-    banks = Banks(database, store, residency, encoder=encoder.reference)
+    gates = BankGates(metrics, 0.05)
+    banks = Banks(database, store, residency, gates, encoder=encoder.reference)
     prefix_cache = PrefixCache(loaded_tiny.description.digest, 64, 8)
     settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
     service = Service(loaded_tiny, packed, banks, residency, encoder, prefix_cache, settings, metrics)
     publisher = Publisher(database, store, loaded_tiny.description, encoder)
-    return Stand(service, publisher, registry, loaded_tiny, packed, residency, banks, node_cache, prefix_cache)
+    return Stand(service, publisher, registry, loaded_tiny, packed, residency, banks, gates, node_cache, prefix_cache)

@@ -30,7 +30,14 @@ def clock() -> Clock:
 @pytest.fixture
 def banks(stand: Stand, clock: Clock) -> Banks:
     publisher = stand.publisher
-    return Banks(publisher.database, publisher.store, stand.residency, encoder=publisher.encoder.reference, clock=clock)
+    return Banks(
+        publisher.database,
+        publisher.store,
+        stand.residency,
+        stand.gates,
+        encoder=publisher.encoder.reference,
+        clock=clock,
+    )
 
 
 def repoint(stand: Stand, memory_id: str, manifest_key: str) -> None:
@@ -88,13 +95,13 @@ def test_an_index_of_another_encoder_is_refused(stand: Stand) -> None:
     publisher = stand.publisher
     tenant = publisher.tenant()
     entry = publisher.publish(tenant, "Velmora", TEXT, seed=1)
-    banks = Banks(publisher.database, publisher.store, stand.residency, encoder="another")
+    banks = Banks(publisher.database, publisher.store, stand.residency, stand.gates, encoder="another")
     assert reason(banks.current(tenant), entry).code == "adapter_invalid"
 
 
 def test_the_least_recently_asked_bank_is_let_go(stand: Stand) -> None:
     publisher = stand.publisher
-    banks = Banks(publisher.database, publisher.store, stand.residency, encoder="words", most=2)
+    banks = Banks(publisher.database, publisher.store, stand.residency, stand.gates, encoder="words", most=2)
     asked = [publisher.tenant() for _ in range(3)]
     held = [banks.current(tenant) for tenant in asked]
     assert banks.current(asked[2]) is held[2]

@@ -7,7 +7,7 @@ import pytest
 from core.engine.sampling import Sampling
 from core.errors import Conflict, NotFound, PromptTooLong, WrongBase
 from core.ids import new_id
-from tests.fixtures.published import OPEN, SHUT, gate_on
+from tests.fixtures.published import OPEN, SHUT, samples_on
 from tests.unit.workers.inference.conftest import Answered, Stand
 from workers.inference.question import Question, Started
 
@@ -18,8 +18,8 @@ BIRD = "The grey heron eats fish. It nests in tall trees."
 
 def test_the_gate_lets_the_memory_that_fits_answer_and_the_answer_names_it(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
-    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=gate_on("dense", 0.4))
-    stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, gate=gate_on("dense", 0.4))
+    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=samples_on("dense", 0.4))
+    stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=samples_on("dense", 0.4))
     answer = stand.ask(stand.question(tenant, "Its mayor is Ilka Brandt?"))
     served = answer.started.decision.served
     assert served is not None
@@ -30,7 +30,7 @@ def test_the_gate_lets_the_memory_that_fits_answer_and_the_answer_names_it(stand
 
 def test_where_no_memory_passes_the_base_answers_as_if_there_were_none(stand: Stand) -> None:
     tenant, empty = stand.publisher.tenant(), stand.publisher.tenant()
-    stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=SHUT)
+    stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=SHUT)
     asked = "What is the capital of France?"
     abstained = stand.ask(stand.question(tenant, asked))
     assert abstained.served_by is None
@@ -44,7 +44,7 @@ def test_where_no_memory_passes_the_base_answers_as_if_there_were_none(stand: St
 
 def test_off_judges_nothing_and_force_takes_the_best_whatever_its_score(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
-    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=SHUT)
+    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=SHUT)
     off = stand.ask(stand.question(tenant, "Who is mayor of Velmora?", mode="off"))
     assert off.started.decision.candidates == ()
     assert not off.started.decision.abstained
@@ -55,11 +55,11 @@ def test_off_judges_nothing_and_force_takes_the_best_whatever_its_score(stand: S
 
 def test_a_threshold_of_the_request_replaces_the_memorys(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
-    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=OPEN)
+    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=OPEN)
     assert stand.ask(stand.question(tenant, "Velmora?")).served_by == town.memory_id
-    strict = stand.ask(stand.question(tenant, "Velmora?", threshold=0.99))
+    strict = stand.ask(stand.question(tenant, "Velmora?", threshold=1.0))
     assert strict.served_by is None
-    assert strict.started.decision.candidates[0].threshold == 0.99
+    assert strict.started.decision.candidates[0].threshold == 1.0
 
 
 def test_ids_and_collection_bound_the_candidates(stand: Stand) -> None:
@@ -75,8 +75,8 @@ def test_ids_and_collection_bound_the_candidates(stand: Stand) -> None:
 
 def test_a_memorys_id_as_the_model_forces_that_memory(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
-    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=SHUT)
-    ship = stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, gate=SHUT)
+    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=SHUT)
+    ship = stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=SHUT)
     for entry in (town, ship):
         answer = stand.ask(stand.question(tenant, "Who is mayor of Velmora?", model=entry.memory_id))
         assert answer.served_by == entry.memory_id
