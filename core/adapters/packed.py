@@ -22,12 +22,15 @@ BASE_SLOT = 0
 class Routing:
     """Which slot each row of the running forward pass uses; `None` while the base runs alone.
 
+    `slots` is `[rows]`, or `[rows, k]` where a row has the sum of k adapters, each times its weight of `weights`.
+
     `only` says that all rows use that slot, which saves the products by row: for training, where rounding may differ
     from that of a mixed batch.
     """
 
     def __init__(self) -> None:
         self.slots: Tensor | None = None
+        self.weights: Tensor | None = None
         self.only: int | None = None
 
 
@@ -47,7 +50,7 @@ class PackedLinear(nn.Module):
         self.register_buffer("scale", base.weight.new_zeros(slots), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` is `[rows, tokens, in]`; row i gets the update of slot `routing.slots[i]`."""
+        """`x` is `[rows, tokens, in]`; row i gets the update of slot `routing.slots[i]`, or the sum of several."""
         y: Tensor = self.base(x)
         slots = self.routing.slots
         if slots is None:
@@ -55,8 +58,18 @@ class PackedLinear(nn.Module):
         only = self.routing.only
         if only is not None:
             return y + linear(linear(x, self.a[only]) * self.scale[only], self.b[only])
+        if slots.ndim == 2:
+            return self._summed(x, y, slots)
         narrow = torch.bmm(x, self.a[slots].transpose(1, 2)) * self.scale[slots, None, None]
         return torch.baddbmm(y, narrow, self.b[slots].transpose(1, 2))
+
+    def _summed(self, x: Tensor, y: Tensor, slots: Tensor) -> Tensor:
+        """A sum of k adapters of rank r is one of rank k · r: their A's below, their B's beside each other."""
+        assert self.routing.weights is not None
+        a = self.a[slots].flatten(1, 2)
+        b = self.b[slots].transpose(2, 3).flatten(1, 2)
+        scale = (self.scale[slots] * self.routing.weights.to(self.scale)).repeat_interleave(self.a.shape[1], 1)
+        return torch.baddbmm(y, torch.bmm(x, a.transpose(1, 2)) * scale[:, None], b)
 
 
 class PackedAdapters:
@@ -71,13 +84,17 @@ class PackedAdapters:
         self.layers = _install(model, self.routing, self.targets, slots, rank)
 
     @contextmanager
-    def routed(self, slots: Tensor | None) -> Iterator[None]:
-        """Within it, row i of a forward pass uses slot `slots[i]`; `None` is the base alone."""
-        before, self.routing.slots = self.routing.slots, slots
+    def routed(self, slots: Tensor | None, weights: Tensor | None = None) -> Iterator[None]:
+        """Within it, row i of a forward pass uses slot `slots[i]`; `None` is the base alone.
+
+        With `slots` and `weights` `[rows, k]` row i uses the sum of its slots' updates, each times its weight.
+        """
+        before = self.routing.slots, self.routing.weights
+        self.routing.slots, self.routing.weights = slots, weights
         try:
             yield
         finally:
-            self.routing.slots = before
+            self.routing.slots, self.routing.weights = before
 
     @torch.no_grad()
     def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
