@@ -66,6 +66,11 @@ class MemorySelection(Input):
     top_k: int | None = Field(None, ge=1, le=16)
     mode: Literal["auto", "off", "force"] = "auto"
     threshold: float | None = Field(None, ge=0, le=1)
+    """Replaces the gate's threshold for this question."""
+    max_active: int | None = Field(None, ge=1, le=3)
+    """How many memories that pass the gate may answer together."""
+    explain: bool = False
+    """Asks for what the gate saw of each candidate: its `signals`."""
 
 
 class TextPart(BaseModel):
