@@ -11,7 +11,9 @@ import openai
 import pytest
 
 from core.base_model.description import BaseDescription
+from core.gate.features import FEATURES
 from core.ids import new_id
+from gateway.answers import MemoryReport
 from tests.fixtures.published import SHUT, samples_on
 from tests.integration.inference.conftest import RunningWorker
 
@@ -61,6 +63,22 @@ def test_the_gate_answers_from_the_memory_that_the_question_is_about(
     assert ask(client, tiny_base.name, "Who was captain of the Corvina?").memory["served_by"] == ship
     everyday = ask(client, tiny_base.name, "How do I boil an egg?")
     assert (everyday.memory["served_by"], everyday.memory["abstained"]) == (None, True)
+
+
+def test_the_memory_report_is_what_the_gateway_declares_and_tells_what_is_asked(
+    worker: RunningWorker, tiny_base: BaseDescription, tenant: str, town: str, ship: str
+) -> None:
+    client = worker.openai(tenant)
+    report = ask(client, tiny_base.name, "Who is the mayor of Velmora?").memory
+    assert set(report) == set(MemoryReport.model_fields)
+    parsed = MemoryReport.model_validate(report, strict=True, extra="forbid")
+    assert [candidate.passed for candidate in parsed.candidates] == [True, False]
+    assert all("signals" not in candidate for candidate in report["candidates"])
+    memory = {"explain": True, "max_active": 2, "threshold": 0.0}
+    both = ask(client, tiny_base.name, "Who is the mayor of Velmora?", extra_body={"memory": memory}).memory
+    assert both["served_by_all"] == [candidate["memory_id"] for candidate in both["candidates"]]
+    assert both["served_by"] == both["served_by_all"][0]
+    assert all(set(candidate["signals"]) == set(FEATURES) for candidate in both["candidates"])
 
 
 def test_a_stream_says_who_serves_first_and_last_and_adds_up_to_the_whole(
