@@ -55,9 +55,9 @@ class BankGates:
         basis = Basis(tuple(memories), self._rate if rate is None else rate)
         with self._lock:
             before = self._wanted.get(tenant_id)
+            if basis == before:
+                return
             self._wanted[tenant_id] = basis
-        if basis == before:
-            return
         if before is None or before.empty:
             self._fit(tenant_id, basis)
         else:

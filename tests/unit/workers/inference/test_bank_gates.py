@@ -80,6 +80,16 @@ def test_an_unchanged_bank_is_not_fitted_again(gates: BankGates, later: Later) -
     assert later.waiting == []
 
 
+def test_a_change_that_is_seen_again_before_it_is_fitted_is_fitted_all_the_same(gates: BankGates, later: Later) -> None:
+    gates.follow(TENANT, bank(1), None)
+    old = gates.current(TENANT)
+    for _ in range(2):
+        gates.follow(TENANT, bank(1, 2), None)
+    assert len(later.waiting) == 1
+    later.run()
+    assert gates.current(TENANT) != old
+
+
 def test_only_the_last_of_several_changes_is_fitted(
     gates: BankGates, later: Later, registry: CollectorRegistry
 ) -> None:
