@@ -249,6 +249,7 @@ class Service:
                 mixes=[_mix(decision, lease)],
             )
             logits = rows.feed([prompt.activation])[0, -1]
+        self.metrics.prefix_tokens_reused.inc(len(prompt.prefix))
         return Opening(decision, rows.kv(0), logits, ())
 
     def _open_base(self, admitted: Admitted, prefix: PrefixKv) -> Opening:
