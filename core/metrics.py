@@ -186,6 +186,18 @@ class InferenceMetrics:
             buckets=_SCORES,
             registry=registry,
         )
+        self.gate_calibrations = Counter(
+            "latentbank_gate_calibrations_total",
+            "Gates fitted to a bank, by how the threshold was found (conformal, above_all, prior), or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.gate_calibration_seconds = Histogram(
+            "latentbank_gate_calibration_seconds",
+            "Time to fit the gate of a bank.",
+            buckets=_LOAD_SECONDS,
+            registry=registry,
+        )
         self.prefix_tokens_reused = Counter(
             "latentbank_prefix_tokens_reused_total",
             "Prefix tokens that a row took from shared KV instead of computing them.",

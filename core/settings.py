@@ -107,7 +107,6 @@ class RecipeSettings(BaseModel):
     held_out_pairs: int = 10
     patience: int = 0
     """Checks of the held-out loss without gain before training ends; 0: never early."""
-    false_activation: float = 0.05
     seed: int = 0
 
 
@@ -125,6 +124,10 @@ class ServingSettings(BaseModel):
     ram_adapters: int = 64
     node_cache_dir: Path | None = None
     node_cache_bytes: int = 4 * 1024**3
+    max_active: int = Field(1, ge=1, le=3)
+    """How many memories may answer together where a request does not say."""
+    false_activation: float = Field(0.05, gt=0, lt=1)
+    """How often the gate may let a memory speak that should not; a tenant may have its own rate."""
     max_new_tokens: int = 256
     threads: int = 0
 

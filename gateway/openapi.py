@@ -9,11 +9,12 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from core.settings import LimitSettings
-from gateway.schemas import ChatQuestion, CompletionQuestion, ErrorAnswer, NewMemory, NewTenant
+from gateway.answers import Answer
+from gateway.schemas import ChatQuestion, CompletionQuestion, ErrorAnswer, NewMemory, NewTenant, TenantChange
 
 Document = dict[str, Any]
 
-_BODIES: tuple[type[BaseModel], ...] = (NewMemory, NewTenant, ChatQuestion, CompletionQuestion)
+_BODIES: tuple[type[BaseModel], ...] = (NewMemory, NewTenant, TenantChange, ChatQuestion, CompletionQuestion, Answer)
 _REF = "#/components/schemas/{model}"
 _DESCRIPTION = """Long-term memory for language models that lives in weights. A context is distilled into a LoRA
 adapter; questions are answered with the memory that a gate chooses, or without one.
@@ -34,6 +35,11 @@ _ERRORS = {
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What `responses=` declares for these statuses, and for the 500 that may always be."""
     return {status: {"model": ErrorAnswer, "description": _ERRORS[status]} for status in (*statuses, 500)}
+
+
+def answers(model: type[BaseModel]) -> Document:
+    """The schema of an answer that the gateway passes on as it is."""
+    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def takes(model: type[BaseModel]) -> Document:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 # No control characters, and something that is no space.
 Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
 Collection = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 MemoryStatus = Literal["pending", "ready", "failed", "deleted"]
 JobStatus = Literal["validating", "queued", "running", "succeeded", "failed", "rejected", "cancelled"]
 
@@ -56,6 +57,15 @@ class NewTenant(Input):
     name: Printable = Field(max_length=200)
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
     """Share of the distillation workers' time against other tenants."""
+    false_activation: Rate | None = None
+    """How often the gate may let a memory speak that should not; null: the workers' default."""
+
+
+class TenantChange(Input):
+    """What may change of a tenant."""
+
+    false_activation: Rate | None
+    """How often the gate may let a memory speak that should not; null: the workers' default."""
 
 
 class MemorySelection(Input):
@@ -66,6 +76,11 @@ class MemorySelection(Input):
     top_k: int | None = Field(None, ge=1, le=16)
     mode: Literal["auto", "off", "force"] = "auto"
     threshold: float | None = Field(None, ge=0, le=1)
+    """Replaces the gate's threshold for this question."""
+    max_active: int | None = Field(None, ge=1, le=3)
+    """How many memories that pass the gate may answer together."""
+    explain: bool = False
+    """Asks for what the gate saw of each candidate: its `signals`."""
 
 
 class TextPart(BaseModel):
@@ -188,6 +203,7 @@ class TenantObject(BaseModel):
     object: Literal["tenant"] = "tenant"
     name: str
     weight: float
+    false_activation: float | None
     created_at: int
 
 

@@ -93,7 +93,13 @@ def event_object(event: JobEvent) -> JobEventObject:
 
 
 def tenant_object(tenant: Tenant) -> TenantObject:
-    return TenantObject(id=tenant.id, name=tenant.name, weight=tenant.weight, created_at=seconds(tenant.created_at))
+    return TenantObject(
+        id=tenant.id,
+        name=tenant.name,
+        weight=tenant.weight,
+        false_activation=tenant.false_activation,
+        created_at=seconds(tenant.created_at),
+    )
 
 
 def page(records: Sequence[Record], limit: int, as_item: Callable[[Record], Item]) -> Page[Item]:

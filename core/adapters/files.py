@@ -1,7 +1,7 @@
 """What an adapter's directory consists of, and what its configuration says. Knows no torch.
 
 adapter_model.safetensors, adapter_config.json   a PEFT adapter; keys `base_model.model.<layer>.lora_A.weight`
-gate.json                                        the gate's model and its calibration report
+calibration.json                                 the memory's samples for the gate of its bank
 index.safetensors, index.json                    the memory's retrieval entries and their embeddings
 """
 
@@ -17,13 +17,13 @@ from core.errors import AdapterInvalid
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-GATE_FILE = "gate.json"
+CALIBRATION_FILE = "calibration.json"
 INDEX_FILE = "index.json"
 INDEX_VECTORS_FILE = "index.safetensors"
 
 REQUIRED_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 """What makes a PEFT adapter."""
-ADAPTER_FILES = (*REQUIRED_FILES, GATE_FILE, INDEX_FILE, INDEX_VECTORS_FILE)
+ADAPTER_FILES = (*REQUIRED_FILES, CALIBRATION_FILE, INDEX_FILE, INDEX_VECTORS_FILE)
 """What makes a memory; nothing else is ever published."""
 
 BASE_DIGEST = "latentbank_base_digest"

@@ -21,12 +21,14 @@ BASE_SLOT = 0
 class Routing:
     """Which slot each row of the running forward pass uses; `None` while the base runs alone.
 
+    `slots` is `[rows]`, or `[rows, k]` where a row has the sum of k adapters, each times its weight of `weights`.
     `blocks` are the adapters in training, by number, to which the rows belong instead: as many consecutive rows to
     each.
     """
 
     def __init__(self) -> None:
         self.slots: Tensor | None = None
+        self.weights: Tensor | None = None
         self.blocks: tuple[int, ...] | None = None
         self.training_scale = 1.0
 
@@ -53,13 +55,17 @@ class PackedLinear(nn.Module):
         self.register_buffer("scale", base.weight.new_zeros(slots), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` is `[rows, tokens, in]`; row i gets the update of slot `routing.slots[i]`, or of its block's adapter."""
+        """`x` is `[rows, tokens, in]`; row i gets the update of slot `routing.slots[i]`, or the sum of several, or its
+        block's adapter.
+        """
         y: Tensor = self.base(x)
         blocks, slots = self.routing.blocks, self.routing.slots
         if blocks is not None:
             return self._in_training(x, y, blocks) if self.trained else y
         if slots is None:
             return y
+        if slots.ndim == 2:
+            return self._summed(x, y, slots)
         narrow = torch.bmm(x, self.a[slots].transpose(1, 2)) * self.scale[slots, None, None]
         return torch.baddbmm(y, narrow, self.b[slots].transpose(1, 2))
 
@@ -82,6 +88,14 @@ class PackedLinear(nn.Module):
         narrow = torch.bmm(x.reshape(count, -1, x.shape[-1]), a.transpose(1, 2)) * self.routing.training_scale
         return torch.baddbmm(y.reshape(count, -1, y.shape[-1]), narrow, b.transpose(1, 2)).view_as(y)
 
+    def _summed(self, x: Tensor, y: Tensor, slots: Tensor) -> Tensor:
+        """A sum of k adapters of rank r is one of rank k · r: their A's below, their B's beside each other."""
+        assert self.routing.weights is not None
+        a = self.a[slots].flatten(1, 2)
+        b = self.b[slots].transpose(2, 3).flatten(1, 2)
+        scale = (self.scale[slots] * self.routing.weights.to(self.scale)).repeat_interleave(self.a.shape[1], 1)
+        return torch.baddbmm(y, torch.bmm(x, a.transpose(1, 2)) * scale[:, None], b)
+
 
 class PackedAdapters:
     """The slots of one model. Not thread-safe: the owner decides who may write and when."""
@@ -95,13 +109,17 @@ class PackedAdapters:
         self.layers = _install(model, self.routing, self.targets, slots, rank)
 
     @contextmanager
-    def routed(self, slots: Tensor | None) -> Iterator[None]:
-        """Within it, row i of a forward pass uses slot `slots[i]`; `None` is the base alone."""
-        before, self.routing.slots = self.routing.slots, slots
+    def routed(self, slots: Tensor | None, weights: Tensor | None = None) -> Iterator[None]:
+        """Within it, row i of a forward pass uses slot `slots[i]`; `None` is the base alone.
+
+        With `slots` and `weights` `[rows, k]` row i uses the sum of its slots' updates, each times its weight.
+        """
+        before = self.routing.slots, self.routing.weights
+        self.routing.slots, self.routing.weights = slots, weights
         try:
             yield
         finally:
-            self.routing.slots = before
+            self.routing.slots, self.routing.weights = before
 
     @torch.no_grad()
     def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:

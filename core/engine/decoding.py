@@ -74,7 +74,8 @@ def write(
     """Lets the model continue `prefixes[i]` and `feeds[i]` for up to `limit` tokens, greedily or by sampling.
 
     With `keep_top` each row carries the top log-probabilities of every position. With `adapters`, row i is written with
-    the adapter in `slots[i]`. With `allowed`, row i consists of the tokens in `allowed[i]` alone. Rows run in batches of like length.
+    the adapter in `slots[i]`. With `allowed`, row i consists of the tokens in `allowed[i]` alone.
+    Rows run in batches of like length.
     """
     noise = _noise(sampling, len(feeds), limit)
     order = sorted(range(len(feeds)), key=lambda i: (len(prefixes[i]) + len(feeds[i]), len(feeds[i])))

@@ -6,7 +6,7 @@ drafts and serving. What a row is fed comes after its prefix, and the adapter in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,7 +20,8 @@ from core.engine.kv import PrefixKv, batch_cache
 class Rows:
     """`prefixes[i]` and `slots[i]` belong to row i; `room` is how many tokens may still be fed.
 
-    Row i does not look at the tokens of its prefix that `unseen[i]` names by position.
+    With `mixes` instead of `slots`, row i has the sum of the adapters in the slots that `mixes[i]` names, each times
+    its weight. Row i does not look at the tokens of its prefix that `unseen[i]` names by position.
     """
 
     def __init__(
@@ -31,11 +32,14 @@ class Rows:
         room: int,
         adapters: PackedAdapters | None = None,
         slots: Sequence[int] | None = None,
+        mixes: Sequence[Mapping[int, float]] | None = None,
         unseen: Sequence[Sequence[int]] = (),
     ) -> None:
         self._model = model
         self._adapters = adapters
-        self._slots = _routing(slots, model.device)
+        self._slots, self._weights = _routing(slots, model.device), None
+        if mixes is not None:
+            self._slots, self._weights = _mixed(mixes, model.device)
         self._cache = batch_cache(prefixes, room)
         longest = max(len(prefix) for prefix in prefixes)
         columns = torch.arange(longest, device=model.device)
@@ -77,6 +81,7 @@ class Rows:
         index = torch.tensor(rows, device=self._valid.device)
         self._valid, self._lengths = self._valid[index], self._lengths[index]
         self._slots = None if self._slots is None else self._slots[index]
+        self._weights = None if self._weights is None else self._weights[index]
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys[index], layer.values[index]
 
@@ -119,7 +124,7 @@ class Rows:
         }
 
     def _routed(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._adapters is None else self._adapters.routed(self._slots)
+        return nullcontext() if self._adapters is None else self._adapters.routed(self._slots, self._weights)
 
 
 def prefill(model: Any, tokens: Sequence[Sequence[int]], past: PrefixKv | None = None) -> list[PrefixKv]:
@@ -152,3 +157,11 @@ def _routing(slots: Sequence[int] | None, device: torch.device) -> Tensor | None
     if slots is None or all(slot == BASE_SLOT for slot in slots):
         return None
     return torch.tensor(list(slots), device=device)
+
+
+def _mixed(mixes: Sequence[Mapping[int, float]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Slots and weights `[rows, k]`; a row with fewer than k is filled up with the base's slot, which adds nothing."""
+    most = max([1, *(len(mix) for mix in mixes)])
+    slots = [[*mix, *[BASE_SLOT] * (most - len(mix))] for mix in mixes]
+    weights = [[*mix.values(), *[0.0] * (most - len(mix))] for mix in mixes]
+    return torch.tensor(slots, device=device), torch.tensor(weights, device=device)

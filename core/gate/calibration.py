@@ -1,180 +1,203 @@
-"""Fits a memory's gate to a few held-out questions: which signals say that this memory should speak.
+"""Fits the gate of a bank to the samples that its memories carry: one model for all of them, gate and router in one.
 
-The model is a logistic regression, the two classes weighted alike, its weights pulled towards a prior and kept on the
-side of zero where their meaning is clear. With ten positives that matters more than the data: a gate must never learn
-that a better match speaks against a memory.
+1. A logistic regression over all samples (`core.gate.logistic`).
+2. Out-of-fold scores: each question is scored by a model that did not see its memory, or, where there is only one
+   memory, did not see the question.
+3. Isotonic steps on those scores, so that a score is a probability: that the memory answers the question, where
+   questions that it answers and questions that it does not come equally often.
+4. The threshold by conformal risk control (Angelopoulos et al., arXiv 2208.02814): the lowest for which
+   `(n · risk + 1) / (n + 1) ≤ rate`, the risk being the share of the n negatives that reach it. A new negative that is
+   exchangeable with those then reaches it with probability at most `rate`. Where positives lie clear above that bound,
+   the threshold moves towards them, which only makes false activation rarer.
 
-The threshold follows a conformal rule on out-of-fold scores (each question is scored by a model that did not see it):
-with n negatives, the lowest threshold that at most `rate * (n + 1) - 1` of them reach. New negatives that are
-exchangeable with those then reach it with probability at most `rate`. Three limits of that promise, stated in the
-report rather than hidden:
-- it is about questions like the negatives given, on average over calibrations, and nearly so rather than exactly,
-  because the final model differs a little from the out-of-fold ones (cross-conformal, Vovk 2015);
-- fewer than `1 / rate - 1` negatives can't support it: the threshold then lies above all of them, `promise_kept` is
-  false;
-- a threshold that more than a fifth of the held-out positives would fail is lowered until four of five pass (`rule` is
-  `capped`, `promise_kept` false), because a memory that stays silent on its own questions is of no use.
-Where the positives lie clear above the bound, the threshold moves a third of the way towards them, half of it where the
-negatives are too few for the promise.
+What the promise does not cover: questions of other kinds or in another mixture than the negatives, and several
+candidates at once (it is per candidate). It holds on average over calibrations, and nearly rather than exactly, because
+the final model differs a little from those out of fold (cross-conformal, Vovk 2015).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.gate.decision import GateModel
 from core.gate.features import FEATURES
+from core.gate.isotonic import Knots, knots
+from core.gate.logistic import Logistic, fit_logistic
+from core.gate.prior import PRIOR
+from core.gate.reliability import Bin, auroc, bins
+from core.gate.samples import KINDS, NEGATIVE_KINDS, Sample
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Rule = Literal["conformal", "above_all", "prior"]
 
-# Least standard deviation of a feature: what varies less in calibration must not explode in serving. Then the prior
-# weight, and the side on which the weight has to stay (0: either).
-_SHAPE: dict[str, tuple[float, float, int]] = {
-    "dense": (0.05, 0.8, +1),
-    "lexical": (0.1, 0.4, +1),
-    "entropy_base": (0.3, 0.0, 0),
-    "entropy_adapter": (0.3, 0.0, -1),
-    "kl_first": (0.3, 0.1, +1),
-    "kl": (0.3, 0.4, +1),
-    "entropy_draft": (0.2, 0.0, -1),
-    "margin": (0.2, 0.0, +1),
-    "likelihood_adapter": (0.1, 0.0, +1),
-    "likelihood_base": (0.3, 0.0, -1),
-    "entropy_drop": (0.3, 0.0, +1),
-    "likelihood_gain": (0.3, 0.2, +1),
-}
-_FLOOR, _PRIOR, _SIDE = (np.array([_SHAPE[name][i] for name in FEATURES], dtype=np.float64) for i in range(3))
-
-PENALTY = 0.05
-CLIP = 4.0
-MAX_FOLDS = 20
-TOWARDS_POSITIVES = 1 / 3
-LEAST_TRUE_ACTIVATION = 0.8
-"""Share of its own held-out questions that a memory must be allowed to answer, whatever the promise."""
+MEMORY_FOLDS = 5
+QUESTION_FOLDS = 20
+LEAST_OWN = 4
+LEAST_NEGATIVES = 8
+"""With fewer samples than these the prior model judges: it knows more of gates than they do."""
+LEAST_TRUE_ACTIVATION = 0.5
+"""A threshold above all of too few negatives, and above half of the memories' own questions, is no threshold."""
+TOWARDS_OWN = {"conformal": 1 / 3, "above_all": 1 / 2}
 
 
-def calibrate(
-    positives: Sequence[tuple[float, ...]],
-    negatives: Sequence[tuple[float, ...]],
-    *,
-    promised_false_activation: float = 0.05,
-) -> tuple[GateModel, dict[str, Any]]:
-    """The gate for features of questions that the memory answers (`positives`) and does not (`negatives`).
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a calibration rests on and what may be expected of it; all measured out of fold.
 
-    Scores are shifted so that the threshold is always 0.5, which makes them comparable between memories. The same
-    questions in the same order give the same gate. Raises `ValueError` where a class is empty, a feature is missing or
-    not finite.
-
-    The report holds counts, the promised rate, `rule` (`conformal` or `capped`), `promise_kept`, and of the out-of-fold
-    scores `auroc`, `false_activation`, `true_activation`. Those two are of the same scores that set the threshold, so
-    `expected_false_activation` adds the conformal correction: the most to expect of new questions like the negatives.
+    `rule` is how the threshold was found: `conformal`; `above_all` of the negatives, where they are too few for the
+    promise; `prior` where the built-in model judges, since nothing better could be fitted. `expected_rate` is the most
+    false activation to expect of new questions like the negatives, the conformal correction included. `auroc` is own
+    questions against each kind; what can't be measured is absent there, and `None` elsewhere.
     """
-    features, labels = _checked(positives, negatives)
-    out_of_fold = _out_of_fold(features, labels)
-    yes, no = out_of_fold[labels], out_of_fold[~labels]
-    threshold, rule, kept = _threshold(yes, no, promised_false_activation)
-    model = _fit(features, labels)
-    report = {
-        "positives": len(yes),
-        "negatives": len(no),
-        "auroc": auroc(yes, no),
-        "promised_false_activation": promised_false_activation,
-        "false_activation": float((no >= threshold).mean()),
-        "expected_false_activation": float(((no >= threshold).sum() + 1) / (len(no) + 1)),
-        "true_activation": float((yes >= threshold).mean()),
-        "rule": rule,
-        "promise_kept": kept,
-    }
-    return replace(model, bias=model.bias - threshold, threshold=0.5), report
+
+    memories: int
+    counts: dict[str, int]
+    rule: Rule
+    threshold: float
+    promised_rate: float
+    promise_supported: bool
+    expected_rate: float | None
+    false_activation: dict[str, float]
+    true_activation: float | None
+    auroc: dict[str, float]
+    reliability: tuple[Bin, ...]
 
 
-def auroc(positives: Sequence[float] | Array, negatives: Sequence[float] | Array) -> float:
-    """The chance that a positive scores above a negative, ties counted half."""
-    difference = np.subtract.outer(np.asarray(positives), np.asarray(negatives))
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+def fit(memories: Sequence[Sequence[Sample]], rate: float) -> tuple[GateModel, Report]:
+    """The gate of a bank for the promised `rate` of false activation, from the samples of each of its memories.
+
+    The same samples in the same order give the same gate. Raises `ValueError` where `rate` is not between 0 and 1, or
+    a sample lacks a feature.
+    """
+    if not 0.0 < rate < 1.0:
+        raise ValueError("A promised rate is above 0 and below 1.")
+    pool = _pool(memories)
+    own = int(pool.labels.sum())
+    if own < LEAST_OWN or len(pool.labels) - own < LEAST_NEGATIVES:
+        return PRIOR, _report(pool, len(memories), PRIOR, rate, "prior", None)
+    model = fit_logistic(pool.features, pool.labels, pool.share)
+    scores = _out_of_fold(pool, model)
+    cut, rule = _cut(scores[pool.labels], scores[~pool.labels], rate)
+    if rule == "above_all" and (scores[pool.labels] >= cut).mean() < LEAST_TRUE_ACTIVATION:
+        return PRIOR, _report(pool, len(memories), PRIOR, rate, "prior", None)
+    gate = _gate(model, knots(scores, pool.labels, pool.share))
+    gate = replace(gate, threshold=gate.calibrated(cut))
+    return gate, _report(pool, len(memories), gate, rate, rule, (scores, cut))
 
 
-def _threshold(yes: Array, no: Array, rate: float) -> tuple[float, str, bool]:
-    """The threshold in log-odds, the rule that set it, and whether the promised rate is supported."""
-    allowed = math.floor(rate * (len(no) + 1) + 1e-9) - 1
-    bound = float(np.nextafter(np.sort(no)[::-1][max(0, allowed)], math.inf))
-    cap = float(np.sort(yes)[int((1 - LEAST_TRUE_ACTIVATION) * (len(yes) - 1))])
-    if bound > cap:
-        return cap, "capped", False
-    low = float(np.quantile(yes, 0.1))
-    supported = allowed >= 0
-    towards = TOWARDS_POSITIVES if supported else 0.5
-    return bound + towards * max(0.0, low - bound), "conformal", supported
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pool:
+    """All samples: features `[n, features]`; of each its label, kind, fold, and what it counts (`[n]`)."""
+
+    features: Array
+    labels: Flags
+    kinds: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    share: Array
 
 
-def _out_of_fold(features: Array, labels: NDArray[np.bool_]) -> Array:
-    """Log-odds of each question by a model fitted without its fold; folds hold both classes in equal shares."""
+def _pool(memories: Sequence[Sequence[Sample]]) -> _Pool:
+    rows = [sample.features for samples in memories for sample in samples]
+    features = np.array(rows, dtype=np.float64) if rows else np.empty((0, len(FEATURES)))
+    if features.shape[1:] != (len(FEATURES),) or not np.isfinite(features).all():
+        raise ValueError(f"Every sample needs {len(FEATURES)} finite features: {', '.join(FEATURES)}.")
+    kinds = np.array([KINDS.index(sample.kind) for samples in memories for sample in samples], dtype=np.int64)
+    sizes = [len(samples) for samples in memories]
+    owner = np.repeat(np.arange(len(memories)), sizes)
+    labels = kinds == 0
+    return _Pool(features, labels, kinds, _folds(labels, owner), _share(kinds, owner))
+
+
+def _folds(labels: Flags, owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """By memory where there are several, else by question, each class in equal shares."""
+    several = np.unique(owner)
+    if len(several) > 1:
+        return np.searchsorted(several, owner) % MEMORY_FOLDS
     folds = np.empty(len(labels), dtype=np.int64)
-    count = min(MAX_FOLDS, len(labels))
     for label in (True, False):
         members = np.flatnonzero(labels == label)
-        folds[members] = np.arange(len(members)) % count
-    scores = np.empty(len(labels))
-    for fold in range(count):
-        held = folds == fold
-        if not held.any():
-            continue
-        # A class of one can't be held out: its score is then that of a model which saw it.
-        seen = ~held if labels[~held].any() and (~labels[~held]).any() else np.ones_like(held)
-        scores[held] = _log_odds(_fit(features[seen], labels[seen]), features[held])
+        folds[members] = np.arange(len(members)) % QUESTION_FOLDS
+    return folds
+
+
+def _share(kinds: NDArray[np.int64], owner: NDArray[np.int64]) -> Array:
+    """What each sample counts: the two classes alike, within the negatives each kind, within a kind each memory."""
+    share = np.zeros(len(kinds))
+    negative_kinds = max(1, len(set(kinds.tolist()) - {0}))
+    for kind in set(kinds.tolist()):
+        of_kind = kinds == kind
+        per_memory = np.bincount(owner[of_kind])
+        share[of_kind] = 1.0 / (per_memory[owner[of_kind]] * (per_memory > 0).sum())
+        share[of_kind] *= 0.5 if kind == 0 else 0.5 / negative_kinds
+    return share
+
+
+def _out_of_fold(pool: _Pool, model: Logistic) -> Array:
+    """Log-odds `[n]` of each sample by a model fitted without its fold, beginning where `model` ended."""
+    scores = model.log_odds(pool.features)
+    for fold in np.unique(pool.folds):
+        held = pool.folds == fold
+        left = pool.labels[~held]
+        if left.any() and not left.all():
+            seen = fit_logistic(pool.features[~held], left, pool.share[~held], model)
+            scores[held] = seen.log_odds(pool.features[held])
     return scores
 
 
-def _fit(features: Array, labels: NDArray[np.bool_]) -> GateModel:
-    """Minimises class-balanced log-loss plus `PENALTY / 2 · |weight − prior|²` by accelerated projected gradient."""
-    share = np.where(labels, 0.5 / labels.sum(), 0.5 / (~labels).sum())
-    mean = share @ features
-    scale = np.maximum(np.sqrt(share @ (features - mean) ** 2), _FLOOR)
-    x = np.hstack([np.clip((features - mean) / scale, -CLIP, CLIP), np.ones((len(features), 1))])
-    target = labels.astype(np.float64)
-    penalty = np.append(np.full(len(FEATURES), PENALTY), 1e-4)
-    prior = np.append(_PRIOR, 0.0)
-    step = 1.0 / (0.25 * np.linalg.eigvalsh(x.T @ (share[:, None] * x))[-1] + PENALTY)
-    weights = ahead = prior
-    for turn in range(1, 2001):
-        residual = share * (_sigmoid(x @ ahead) - target)
-        moved = _on_side(ahead - step * (x.T @ residual + penalty * (ahead - prior)))
-        change = moved - weights
-        ahead, weights = moved + (turn - 1) / (turn + 2) * change, moved
-        if np.abs(change).max() < 1e-7 and turn > 10:
-            break
-    return GateModel(tuple(mean.tolist()), tuple(scale.tolist()), tuple(weights[:-1].tolist()), float(weights[-1]), 0.5)
+def _cut(own: Array, negatives: Array, rate: float) -> tuple[float, Literal["conformal", "above_all"]]:
+    """The threshold in log-odds: so many negatives may reach it, and the next one just does not."""
+    allowed = math.floor(rate * (len(negatives) + 1) + 1e-9) - 1
+    rule: Literal["conformal", "above_all"] = "conformal" if allowed >= 0 else "above_all"
+    bound = float(np.nextafter(np.sort(negatives)[::-1][max(0, allowed)], math.inf))
+    return bound + TOWARDS_OWN[rule] * max(0.0, float(np.quantile(own, 0.1)) - bound), rule
 
 
-def _on_side(weights: Array) -> Array:
-    signed = weights[:-1]
-    kept = np.where((_SIDE != 0) & (np.sign(signed) == -_SIDE), 0.0, signed)
-    return np.append(kept, weights[-1])
+def _gate(model: Logistic, steps: Knots) -> GateModel:
+    mean, scale, weight = (tuple(values.tolist()) for values in (model.mean, model.scale, model.weight))
+    return GateModel(mean, scale, weight, model.bias, 0.5, steps)
 
 
-def _log_odds(model: GateModel, features: Array) -> Array:
-    """As `GateModel.score`, before the sigmoid, for many questions."""
-    x = np.clip((features - np.array(model.mean)) / np.array(model.scale), -CLIP, CLIP)
-    odds: Array = x @ np.array(model.weight) + model.bias
-    return odds
+def _report(
+    pool: _Pool, memories: int, gate: GateModel, rate: float, rule: Rule, measured: tuple[Array, float] | None
+) -> Report:
+    if measured is None:
+        # The prior was fitted to none of these samples, so all of them are out of its fold.
+        scores = np.array([gate.score(row) for row in pool.features.tolist()])
+        reached, calibrated = scores >= gate.threshold, scores
+    else:
+        scores, cut = measured
+        reached, calibrated = scores >= cut, _calibrated(scores, pool)
+    negatives = ~pool.labels
+    by_kind = {KINDS[kind]: pool.kinds == kind for kind in range(len(KINDS))}
+    present = [kind for kind in NEGATIVE_KINDS if by_kind[kind].any()]
+    return Report(
+        memories=memories,
+        counts={kind: int(members.sum()) for kind, members in by_kind.items()},
+        rule=rule,
+        threshold=gate.threshold,
+        promised_rate=rate,
+        promise_supported=rule == "conformal",
+        expected_rate=float((reached[negatives].sum() + 1) / (negatives.sum() + 1)),
+        false_activation={kind: float(reached[by_kind[kind]].mean()) for kind in present},
+        true_activation=float(reached[pool.labels].mean()) if pool.labels.any() else None,
+        auroc={kind: auroc(scores[pool.labels], scores[by_kind[kind]]) for kind in present if pool.labels.any()},
+        reliability=bins(calibrated, pool.labels, pool.share),
+    )
 
 
-def _sigmoid(x: Array) -> Array:
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -60.0, 60.0)))
-
-
-def _checked(
-    positives: Sequence[tuple[float, ...]], negatives: Sequence[tuple[float, ...]]
-) -> tuple[Array, NDArray[np.bool_]]:
-    if not positives or not negatives:
-        raise ValueError("A gate needs at least one question that the memory answers and one that it does not.")
-    features = np.array([*positives, *negatives], dtype=np.float64)
-    if features.shape[1:] != (len(FEATURES),) or not np.isfinite(features).all():
-        raise ValueError(f"Every question needs {len(FEATURES)} finite features: {', '.join(FEATURES)}.")
-    return features, np.arange(len(features)) < len(positives)
+def _calibrated(scores: Array, pool: _Pool) -> Array:
+    """Probabilities `[n]` by steps that were fitted to the other half of the folds, so that they can be checked."""
+    result = np.empty(len(scores))
+    odd = pool.folds % 2 == 1
+    for half in (odd, ~odd):
+        other = ~half if (~half).any() else half
+        x, y = np.array(knots(scores[other], pool.labels[other], pool.share[other])).T
+        result[half] = np.interp(scores[half], x, y)
+    return result

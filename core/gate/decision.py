@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from core.gate.features import FEATURES
+CLIP = 4.0
+"""What lies further than this many deviations from all calibration counts no more than this."""
+TIE_BREAK = 0.02
+"""Share of the plain logistic in a score, so that equal probabilities still rank by their log-odds."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateModel:
-    """A logistic model over standardised features, and the threshold its score has to reach.
+    """A logistic model over standardised features, made a probability by isotonic steps, and its threshold.
 
-    `score = sigmoid(bias + Σ weight · clip((feature − mean) / scale, −4, 4))`, in 0 to 1.
+    `log_odds = bias + Σ weight · clip((feature − mean) / scale, −4, 4)`. `steps` are `(log-odds, probability)`, both
+    growing, and interpolated between; without any, the logistic itself is the probability. A score is strictly between
+    0 and 1 and grows with the log-odds.
     """
 
     mean: tuple[float, ...]
@@ -22,35 +27,30 @@ class GateModel:
     weight: tuple[float, ...]
     bias: float
     threshold: float
+    steps: tuple[tuple[float, float], ...] = ()
 
-    def score(self, features: Sequence[float]) -> float:
+    def log_odds(self, features: Sequence[float]) -> float:
         total = self.bias
         for value, mean, scale, weight in zip(features, self.mean, self.scale, self.weight, strict=True):
-            total += weight * max(-4.0, min(4.0, (value - mean) / scale))
-        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total))))
+            total += weight * max(-CLIP, min(CLIP, (value - mean) / scale))
+        return total
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "features": list(FEATURES),
-            "mean": list(self.mean),
-            "scale": list(self.scale),
-            "weight": list(self.weight),
-            "bias": self.bias,
-            "threshold": self.threshold,
-        }
+    def score(self, features: Sequence[float]) -> float:
+        return self.calibrated(self.log_odds(features))
 
-    @staticmethod
-    def from_json(fields: Mapping[str, Any]) -> GateModel:
-        """Raises `ValueError` where the model was fitted on other features."""
-        if tuple(fields["features"]) != FEATURES:
-            raise ValueError("The gate was calibrated on other features than this version computes.")
-        return GateModel(
-            tuple(fields["mean"]),
-            tuple(fields["scale"]),
-            tuple(fields["weight"]),
-            float(fields["bias"]),
-            float(fields["threshold"]),
-        )
+    def calibrated(self, log_odds: float) -> float:
+        """The score of a question with these log-odds."""
+        logistic = 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, log_odds))))
+        if not self.steps:
+            return logistic
+        return (1.0 - TIE_BREAK) * self._stepped(log_odds) + TIE_BREAK * logistic
+
+    def _stepped(self, log_odds: float) -> float:
+        right = bisect_right(self.steps, log_odds, key=lambda step: step[0])
+        if right == 0 or right == len(self.steps):
+            return self.steps[max(0, right - 1)][1]
+        (x0, y0), (x1, y1) = self.steps[right - 1 : right + 1]
+        return y0 + (y1 - y0) * (log_odds - x0) / (x1 - x0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +70,8 @@ def choose(scored: Sequence[Scored], max_active: int = 1) -> tuple[Scored, ...]:
     """The candidates that may speak, best first; empty means abstain. Ties go to the lower memory id."""
     passing = [candidate for candidate in scored if candidate.passes]
     return tuple(sorted(passing, key=lambda c: (-c.score, c.memory_id))[:max_active])
+
+
+def mix(scores: Sequence[float]) -> tuple[float, ...]:
+    """How strongly each of the active memories speaks: its score, the largest made 1. Scores are above 0."""
+    return tuple(score / max(scores) for score in scores)

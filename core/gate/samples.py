@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from core.adapters.files import CALIBRATION_FILE
 from core.errors import AdapterInvalid
 from core.gate.features import FEATURES
-
-SAMPLES_FILE = "calibration.json"
 
 Kind = Literal["own", "near_miss", "unrelated", "wrong_adapter"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -46,7 +45,7 @@ def save_samples(directory: Path, samples: Sequence[Sample]) -> None:
     """Writes `calibration.json`: the features' names, then a row for each sample, its kind first."""
     rows = [[sample.kind, *sample.features] for sample in samples]
     text = json.dumps({"features": list(FEATURES), "samples": rows}, allow_nan=False)
-    (directory / SAMPLES_FILE).write_text(text, encoding="utf-8")
+    (directory / CALIBRATION_FILE).write_text(text, encoding="utf-8")
 
 
 def load_samples(directory: Path) -> tuple[Sample, ...]:
@@ -55,7 +54,7 @@ def load_samples(directory: Path) -> tuple[Sample, ...]:
     Raises `AdapterInvalid` where the file is missing or odd, or has other features than this version computes.
     """
     try:
-        fields = json.loads((directory / SAMPLES_FILE).read_text(encoding="utf-8"))
+        fields = json.loads((directory / CALIBRATION_FILE).read_text(encoding="utf-8"))
         if tuple(fields["features"]) != FEATURES:
             raise ValueError("it was made of other features than this version computes")
         return tuple(_sample(kind, features) for kind, *features in fields["samples"])

@@ -1,6 +1,6 @@
 """The index of one memory, and the search over the indexes of a bank.
 
-A memory's own signals never depend on its neighbours, so that the gate that was calibrated for it alone stays true in
+A memory's own signals never depend on its neighbours, so that the samples taken when it was made stay true in
 any bank. Only the ranking compares memories: cosine and BM25, fused.
 """
 

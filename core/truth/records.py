@@ -18,6 +18,12 @@ class Tenant:
     bank_revision: int
     created_at: datetime
 
+    @property
+    def false_activation(self) -> float | None:
+        """The rate that the tenant's gate was promised to keep, or `None` for the worker's default."""
+        rate = self.settings.get("false_activation")
+        return None if rate is None else float(rate)
+
 
 @dataclass(frozen=True, slots=True)
 class NewMemory:

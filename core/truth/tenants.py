@@ -19,11 +19,15 @@ from core.truth.tables import api_keys, fair_shares, tenants
 def create_tenant(
     connection: Connection, name: str, weight: float = 1.0, settings: dict[str, Any] | None = None
 ) -> Tenant:
-    """A tenant with an empty bank. Raises `InvalidRequest` on an empty name or a weight that is not above zero."""
+    """A tenant with an empty bank. `settings` may hold `false_activation`, the rate its gate is promised to keep.
+
+    Raises `InvalidRequest` on an empty name, a weight that is not above zero or a rate that is not between 0 and 1.
+    """
     if not name.strip():
         raise InvalidRequest("A tenant needs a name.", param="name")
     if not (math.isfinite(weight) and weight > 0):
         raise InvalidRequest("A tenant's weight is a number above zero.", param="weight")
+    _check_settings(settings or {})
     tenant_id = new_id("tenant")
     connection.execute(
         insert(tenants).values(
@@ -45,6 +49,23 @@ def list_tenants(connection: Connection) -> list[Tenant]:
     """All tenants, oldest first."""
     rows = connection.execute(select(tenants).order_by(tenants.c.created_at, tenants.c.id))
     return [Tenant(**row._mapping) for row in rows]
+
+
+def promise(connection: Connection, tenant_id: str, false_activation: float | None) -> Tenant:
+    """From now on the tenant's gate keeps this rate of false activation; `None` is the workers' default again.
+
+    The bank's revision grows with it, so that every worker hears of it at the next question. Raises `NotFound`, and
+    `InvalidRequest` where the rate is not between 0 and 1.
+    """
+    connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
+    settings = {**get_tenant(connection, tenant_id).settings, "false_activation": false_activation}
+    _check_settings(settings)
+    connection.execute(
+        update(tenants)
+        .where(tenants.c.id == tenant_id)
+        .values(settings=settings, bank_revision=tenants.c.bank_revision + 1)
+    )
+    return get_tenant(connection, tenant_id)
 
 
 def issue_key(connection: Connection, tenant_id: str) -> str:
@@ -73,6 +94,12 @@ def revoke_key(connection: Connection, key: str) -> None:
         .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
         .values(revoked_at=now())
     )
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    rate = settings.get("false_activation")
+    if rate is not None and not 0 < rate < 1:
+        raise InvalidRequest("A rate of false activation is above 0 and below 1.", param="false_activation")
 
 
 def _sha256(key: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from core.truth.records import Tenant
+from gateway.answers import Answer
 from gateway.auth import CurrentTenant
 from gateway.bodies import read_json
-from gateway.openapi import errors, takes
+from gateway.openapi import answers, errors, takes
 from gateway.schemas import ChatQuestion, CompletionQuestion, Question
 from gateway.services import Parts
 
@@ -24,7 +25,7 @@ def _answer(shape: str) -> dict[int | str, dict[str, Any]]:
             "description": f"OpenAI's {shape}, with `memory`: which memory served it and how the gate decided; with "
             "`stream` as server-sent events.",
             "content": {
-                "application/json": {"schema": {"type": "object"}},
+                "application/json": {"schema": answers(Answer)},
                 "text/event-stream": {"schema": {"description": f"Each event's `data` is a chunk of a {shape}."}},
             },
         },

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequest
-from core.truth.tenants import create_tenant, issue_key, list_tenants
+from core.truth.tenants import create_tenant, issue_key, list_tenants, promise
 from gateway.auth import Admin
 from gateway.bodies import read_json
 from gateway.openapi import errors, takes
-from gateway.routes.parameters import AfterTenant, Limit
-from gateway.schemas import NewTenant, NewTenantObject, Page, TenantObject
+from gateway.routes.parameters import AfterTenant, Limit, known_id
+from gateway.schemas import NewTenant, NewTenantObject, Page, TenantChange, TenantObject
 from gateway.services import Parts, Services
 from gateway.views import page, tenant_object
 
@@ -31,6 +31,18 @@ async def create(request: Request, parts: Parts) -> NewTenantObject:
     return await run_in_threadpool(_create, parts, wanted)
 
 
+@router.patch(
+    "/v1/tenants/{tenant_id}",
+    response_model=TenantObject,
+    responses=errors(400, 401, 403, 404, 413, 503),
+    openapi_extra=takes(TenantChange),
+)
+async def change(tenant_id: str, request: Request, parts: Parts) -> TenantObject:
+    """Changes what the tenant's gate is promised to keep; inference workers follow at the tenant's next question."""
+    wanted, _ = await read_json(request, TenantChange, parts.settings.limits.body_bytes)
+    return await run_in_threadpool(_change, parts, known_id("tenant", tenant_id), wanted)
+
+
 @router.get("/v1/tenants", responses=errors(400, 401, 403, 503))
 def tenants(parts: Parts, after: AfterTenant = None, limit: Limit = 20) -> Page[TenantObject]:
     """All tenants, oldest first."""
@@ -45,6 +57,12 @@ def tenants(parts: Parts, after: AfterTenant = None, limit: Limit = 20) -> Page[
 
 def _create(parts: Services, wanted: NewTenant) -> NewTenantObject:
     with parts.database.begin() as connection:
-        tenant = create_tenant(connection, wanted.name, wanted.weight)
+        settings = {} if wanted.false_activation is None else {"false_activation": wanted.false_activation}
+        tenant = create_tenant(connection, wanted.name, wanted.weight, settings)
         key = issue_key(connection, tenant.id)
     return NewTenantObject(**tenant_object(tenant).model_dump(), api_key=key)
+
+
+def _change(parts: Services, tenant_id: str, wanted: TenantChange) -> TenantObject:
+    with parts.database.begin() as connection:
+        return tenant_object(promise(connection, tenant_id, wanted.false_activation))

@@ -23,8 +23,9 @@ import torch
 from core.base_model.loading import LoadedBase
 from core.engine.decoding import prefill_shared
 from core.engine.draft import draft
-from core.gate.decision import GateModel
+from core.gate.calibration import fit
 from core.gate.features import vector
+from core.gate.samples import load_samples
 from core.retrieval.index import load_index, retrieval_signals
 from core.settings import RecipeSettings, Settings
 from workers.distillation.trainer.distilling import SLOT, Distiller, Warm
@@ -43,6 +44,7 @@ EVERYDAY = [
     ("On which continent is Egypt?", ["Africa"]),
 ]
 ANSWER_TOKENS = 28
+FALSE_ACTIVATION = 0.05
 
 
 def main() -> None:
@@ -102,7 +104,7 @@ def _measure(
         wall, cpu = time.monotonic(), time.process_time()
         outcome = distiller.distil(request, memory, Reporter(directory), lambda: None)
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-        gate = GateModel.from_json(json.loads((memory.directory / "gate.json").read_text()))
+        gate, _ = fit([load_samples(memory.directory)], FALSE_ACTIVATION)
         index = load_index(memory.directory)
         size = (memory.directory / "adapter_model.safetensors").stat().st_size
     adapters = warm.engine(recipe, {}, distiller.ranks).adapters

@@ -15,6 +15,7 @@ from core.storage.node_cache import NodeCache
 from core.storage.opening import open_store
 from core.truth.database import Database
 from workers.inference.bank import Banks
+from workers.inference.bank_gates import BankGates
 from workers.inference.residency import Residency
 from workers.inference.service import Service
 
@@ -35,6 +36,7 @@ def open_service(settings: Settings, database: Database, metrics: InferenceMetri
         ram_adapters=serving.ram_adapters,
         metrics=metrics,
     )
-    banks = Banks(database, store, residency, encoder=encoder.reference)
+    gates = BankGates(metrics, serving.false_activation)
+    banks = Banks(database, store, residency, gates, encoder=encoder.reference)
     prefix_cache = PrefixCache(base.description.digest, serving.prefix_cache_blocks, serving.block_tokens)
     return Service(base, packed, banks, residency, encoder, prefix_cache, serving, metrics)

@@ -1,31 +1,30 @@
-"""A tenant's bank as this worker serves it: truth → manifests → node cache → index and gates.
+"""A tenant's bank as this worker serves it: truth → manifests → node cache → index and gate.
 
 The truth is asked before every question; a bank is made anew when its revision has changed.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.adapters.files import GATE_FILE
 from core.errors import AdapterInvalid, Conflict, LatentBankError, NotFound, ObjectCorrupt
 from core.gate.decision import GateModel
+from core.gate.samples import Sample, load_samples
 from core.logs import get_logger
 from core.retrieval.index import BankIndex, MemoryIndex, load_index
 from core.storage.manifest import Manifest
 from core.storage.object_store import ObjectStore
 from core.storage.publication import read_manifest
-from core.truth import memories
+from core.truth import memories, tenants
 from core.truth.database import Database
 from core.truth.records import BankEntry
+from workers.inference.bank_gates import BankGates
 from workers.inference.residency import Residency
 
 RETRY_SECONDS = 5.0
@@ -40,7 +39,7 @@ class Member:
     entry: BankEntry
     manifest: Manifest
     index: MemoryIndex
-    gate: GateModel
+    samples: tuple[Sample, ...]
 
     @property
     def digest(self) -> str:
@@ -73,6 +72,7 @@ class Banks:
         database: Database,
         store: ObjectStore,
         residency: Residency,
+        gates: BankGates,
         *,
         encoder: str,
         most: int = 256,
@@ -81,6 +81,7 @@ class Banks:
         self._database = database
         self._store = store
         self._residency = residency
+        self._gates = gates
         self._encoder = encoder
         self._most = most
         self._clock = clock
@@ -97,6 +98,10 @@ class Banks:
             gate = self._refreshing.setdefault(tenant_id, threading.Lock())
         with gate:
             return self._refreshed(tenant_id)
+
+    def gate(self, bank: Bank) -> GateModel:
+        """What judges the bank's candidates now; for a moment after a change, the gate of the bank before it."""
+        return self._gates.current(bank.tenant_id)
 
     def refresh_known(self) -> None:
         """Follows the truth for every bank held here, so that what is deleted goes even where nobody asks.
@@ -152,13 +157,15 @@ class Banks:
         before = self._known(tenant_id)
         with self._database.read() as connection:
             revision, entries = memories.bank(connection, tenant_id)
+            rate = tenants.get_tenant(connection, tenant_id).false_activation
         if before is not None and not self._stale(before, revision):
             return before
         bank = self._make(tenant_id, revision, entries, before)
+        self._gates.follow(tenant_id, [member.samples for member in bank.members.values()], rate)
         with self._lock:
             self._banks[tenant_id] = bank
             while len(self._banks) > self._most:
-                self._refreshing.pop(self._banks.popitem(last=False)[0], None)
+                self._let_go(self._banks.popitem(last=False)[0])
         for digest in (before.digests() if before else frozenset()) - bank.digests():
             self._residency.forget(digest)
         log.info("bank refreshed", tenant_id=tenant_id, revision=revision, memories=len(bank.members))
@@ -187,18 +194,16 @@ class Banks:
             index = load_index(directory, encoder=self._encoder)
             if index.memory_id != entry.memory_id:
                 raise AdapterInvalid(f"The index of {entry.memory_id} is of another memory.")
-            gate = _read_gate(directory / GATE_FILE)
-        return Member(entry, manifest, index, gate)
+            samples = load_samples(directory)
+        return Member(entry, manifest, index, samples)
+
+    def _let_go(self, tenant_id: str) -> None:
+        self._refreshing.pop(tenant_id, None)
+        self._gates.drop(tenant_id)
 
     def _drop(self, tenant_id: str) -> None:
         with self._lock:
             bank = self._banks.pop(tenant_id, None)
+        self._gates.drop(tenant_id)
         for digest in bank.digests() if bank else ():
             self._residency.forget(digest)
-
-
-def _read_gate(path: Path) -> GateModel:
-    try:
-        return GateModel.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise AdapterInvalid(f"The gate can't be used: {problem!r:.200}") from problem

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.gate.decision import Scored, choose
+from core.gate.decision import Scored, choose, mix
 from workers.inference.question import Decision, Judged, Mode
 
 
-def decide(judged: Sequence[Judged], mode: Mode) -> Decision:
-    """`auto`: the best candidate that reaches its threshold; `force`: the best; `off`: none."""
+def decide(judged: Sequence[Judged], mode: Mode, max_active: int = 1) -> Decision:
+    """`auto`: the best candidates that reach their threshold; `force`: the best whatever they reach; `off`: none.
+
+    At most `max_active` of them, together.
+    """
     scored = [Scored(one.memory_id, one.score, 0.0 if mode == "force" else one.threshold) for one in judged]
-    chosen = () if mode == "off" else choose(scored)
+    chosen = () if mode == "off" else choose(scored, max_active)
     by_id = {one.memory_id: one for one in judged}
-    served = by_id[chosen[0].memory_id] if chosen else None
+    active = tuple(by_id[one.memory_id] for one in chosen)
     ordered = tuple(sorted(judged, key=lambda one: (-one.score, one.memory_id)))
-    return Decision(served, ordered, abstained=mode != "off" and served is None)
+    weights = mix([one.score for one in active]) if active else ()
+    return Decision(active, weights, ordered, abstained=mode != "off" and not active)

@@ -18,7 +18,7 @@ class Scope:
     """Which memories may answer: `ids`, or those of `collection`, or the whole bank.
 
     `auto` lets the gate decide, `off` leaves the base alone, `force` takes the best candidate whatever its score.
-    `threshold` replaces each memory's own.
+    `threshold` replaces the gate's, `max_active` the worker's; `explain` asks for the candidates' signals.
     """
 
     ids: tuple[str, ...] | None = None
@@ -26,6 +26,8 @@ class Scope:
     top_k: int | None = None
     mode: Mode = "auto"
     threshold: float | None = None
+    max_active: int | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +49,44 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One candidate as retrieval and gate saw it."""
+    """One candidate as retrieval and gate saw it.
+
+    `rank` and `retrieval_score` are retrieval's, from 0 and comparable within one question; `score` is the gate's
+    probability that the memory answers, `passed` whether that reaches `threshold`. `signals` are the gate's features by
+    name, where the question asks for them.
+    """
 
     memory_id: str
     title: str
     digest: str
+    rank: int
+    retrieval_score: float
     score: float
     threshold: float
-    dense: float
-    lexical: float
+    signals: Mapping[str, float] | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.score >= self.threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Who answers: `served` is the memory, or `None` for the base; `abstained` where memories were asked for in vain.
+    """Who answers: the memories `active` together, best first, or the base where there are none.
 
-    `candidates` are all that were judged, best first.
+    `weights` says how strongly each of them speaks, the best one's being 1. `abstained` where memories were asked for
+    in vain. `candidates` are all that were judged, best first.
     """
 
-    served: Judged | None
+    active: tuple[Judged, ...]
+    weights: tuple[float, ...]
     candidates: tuple[Judged, ...]
     abstained: bool
+
+    @property
+    def served(self) -> Judged | None:
+        """The best of those that answer."""
+        return self.active[0] if self.active else None
 
 
 @dataclass(frozen=True, slots=True)

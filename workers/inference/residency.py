@@ -39,15 +39,15 @@ class Lease:
             raise AdapterInvalid(f"{digest} is not in the slot that this request was admitted with.")
         return self._slots[digest]
 
-    def keep(self, digest: str | None) -> None:
-        """Gives back all but `digest`."""
-        for other in [held for held in self._slots if held != digest]:
+    def keep(self, digests: Collection[str]) -> None:
+        """Gives back all but `digests`."""
+        for other in [held for held in self._slots if held not in digests]:
             del self._slots[other]
             self._residency.give_back(other)
 
     def release(self) -> None:
         """Gives back all; may be called again."""
-        self.keep(None)
+        self.keep(())
 
 
 class Residency:

@@ -36,10 +36,12 @@ class MemoryOptions(BaseModel):
     top_k: int | None = Field(None, ge=1, le=16)
     mode: Mode = "auto"
     threshold: float | None = Field(None, ge=0, le=1)
+    max_active: int | None = Field(None, ge=1, le=3)
+    explain: bool = False
 
     def scope(self) -> Scope:
         ids = None if self.ids is None else tuple(dict.fromkeys(self.ids))
-        return Scope(ids, self.collection, self.top_k, self.mode, self.threshold)
+        return Scope(ids, self.collection, self.top_k, self.mode, self.threshold, self.max_active, self.explain)
 
 
 class TextPart(BaseModel):

@@ -25,12 +25,15 @@ from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows
 from core.engine.sampling import Sampler
 from core.errors import InvalidRequest, LatentBankError, NotFound, PromptTooLong
-from core.gate.features import DRAFT_TOKENS, RetrievalSignals, vector
+from core.gate.decision import GateModel
+from core.gate.features import DRAFT_TOKENS, FEATURES, vector
 from core.ids import is_id
 from core.metrics import InferenceMetrics
+from core.retrieval.index import Hit
 from core.settings import ServingSettings
 from workers.inference.bank import Bank, Banks, Member
 from workers.inference.gating import decide
+from workers.inference.prompts import retrieval_query, split_prompt
 from workers.inference.question import (
     Decision,
     Delta,
@@ -58,7 +61,7 @@ class Candidate:
     """A memory that retrieval proposes, its adapter in RAM."""
 
     member: Member
-    signals: RetrievalSignals
+    hit: Hit
     adapter: LoadedAdapter
 
 
@@ -71,11 +74,12 @@ class Admitted:
     max_tokens: int
     scope: Scope
     candidates: tuple[Candidate, ...]
+    gate: GateModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opening:
-    """Where generation begins: a row of `kv` that decodes in `slot`, has written `drafted`, and `logits` come next."""
+    """Where generation begins: a row with `kv` has written `drafted`, and `logits` come next."""
 
     decision: Decision
     kv: PrefixKv
@@ -114,7 +118,7 @@ class Service:
         bank = self.banks.current(question.tenant_id)
         self.banks.require(bank, scope.ids or ())
         candidates = () if scope.mode == "off" else self._candidates(question, scope, bank)
-        return Admitted(question, prompt, max_tokens, scope, candidates)
+        return Admitted(question, prompt, max_tokens, scope, candidates, self.banks.gate(bank))
 
     def answer(self, admitted: Admitted) -> Generator[Event, None, None]:
         """`Waiting` while the slots are full, then `Started`, a `Delta` per token, `Finished`."""
@@ -126,8 +130,7 @@ class Service:
             prompt = admitted.prompt
             prefix, reused = self._prefix(admitted)
             opening = self._open(admitted, prefix, lease)
-            served = opening.decision.served
-            lease.keep(served.digest if served else None)
+            lease.keep([one.digest for one in opening.decision.active])
             yield Started(opening.decision, len(prompt), reused)
             yield from self._continue(admitted, opening, lease)
         finally:
@@ -186,7 +189,7 @@ class Service:
         for hit in hits:
             member = bank.members[hit.memory_id]
             try:
-                found.append(Candidate(member, hit.signals, self.residency.load(member.manifest)))
+                found.append(Candidate(member, hit, self.residency.load(member.manifest)))
             except LatentBankError:
                 # Counted and logged where it happened. One bad memory silences itself, not the bank.
                 if scope.ids is not None:
@@ -219,18 +222,35 @@ class Service:
             base_answer=True,
         )
         judged = [
-            self._judge(candidate, vector(candidate.signals, signals), admitted.scope)
+            self._judge(candidate, vector(candidate.hit.signals, signals), admitted)
             for candidate, signals in zip(candidates, drafts.signals, strict=True)
         ]
-        decision = decide(judged, admitted.scope.mode)
-        row = judged.index(decision.served) if decision.served else 2 * n
+        decision = decide(judged, admitted.scope.mode, admitted.scope.max_active or self._settings.max_active)
         self.metrics.gate_seconds.observe(time.perf_counter() - start)
         self._count(decision, admitted.scope)
+        if len(decision.active) > 1:
+            return self._open_mix(admitted, decision, prefix, lease)
+        row = judged.index(decision.served) if decision.served else 2 * n
         kv = drafts.rows.kv(row)
         if admitted.question.sampling.greedy:
             return Opening(decision, kv, drafts.next_logits[row], tuple(drafts.drafted[row]))
         # A greedy draft is no sample: go back to where the answer begins.
         return Opening(decision, kv.cut(0, len(prompt)), drafts.first_logits[row], ())
+
+    def _open_mix(self, admitted: Admitted, decision: Decision, prefix: PrefixKv, lease: Lease) -> Opening:
+        """Several memories answer together: no draft is theirs, so their row begins anew from the base's prefix."""
+        prompt = admitted.prompt
+        with torch.no_grad():
+            rows = Rows(
+                self.base.model,
+                [prefix],
+                room=len(prompt.activation),
+                adapters=self._packed,
+                mixes=[_mix(decision, lease)],
+            )
+            logits = rows.feed([prompt.activation])[0, -1]
+        self.metrics.prefix_tokens_reused.inc(len(prompt.prefix))
+        return Opening(decision, rows.kv(0), logits, ())
 
     def _open_base(self, admitted: Admitted, prefix: PrefixKv) -> Opening:
         decision = decide((), admitted.scope.mode)
@@ -240,41 +260,49 @@ class Service:
             logits = rows.feed([admitted.prompt.activation])[0, -1]
         return Opening(decision, rows.kv(0), logits, ())
 
-    def _judge(self, candidate: Candidate, features: tuple[float, ...], scope: Scope) -> Judged:
-        member = candidate.member
-        score = member.gate.score(features)
+    def _judge(self, candidate: Candidate, features: tuple[float, ...], admitted: Admitted) -> Judged:
+        member, gate, scope = candidate.member, admitted.gate, admitted.scope
+        score = gate.score(features)
         self.metrics.gate_score.observe(score)
         return Judged(
             memory_id=member.entry.memory_id,
             title=member.entry.title,
             digest=member.digest,
+            rank=candidate.hit.rank,
+            retrieval_score=candidate.hit.score,
             score=score,
-            threshold=member.gate.threshold if scope.threshold is None else scope.threshold,
-            dense=candidate.signals.dense,
-            lexical=candidate.signals.lexical,
+            threshold=gate.threshold if scope.threshold is None else scope.threshold,
+            signals=dict(zip(FEATURES, features, strict=True)) if scope.explain else None,
         )
 
     def _continue(self, admitted: Admitted, opening: Opening, lease: Lease) -> Generator[Event, None, None]:
         """The answer's own row: the opening's KV, joined with what is still to come."""
-        question, served = admitted.question, opening.decision.served
+        question, decision = admitted.question, opening.decision
         answer = Answer(
             self.base.chat.decode,
             end_tokens=self.base.end_tokens,
             max_tokens=admitted.max_tokens,
             stops=question.stops,
         )
-        slot = lease.slot(served.digest) if served else BASE_SLOT
-        rows = Rows(self.base.model, [opening.kv], room=admitted.max_tokens, adapters=self._packed, slots=[slot])
+        rows = self._rows(opening, admitted.max_tokens, lease)
         for text in generate(rows, opening.logits, opening.drafted, Sampler(question.sampling), answer):
             if answer.tokens == 1:
                 self.metrics.time_to_first_token.observe(time.perf_counter() - question.arrived)
             self.metrics.generation_tokens.inc()
             yield Delta(text)
-            if served:
-                lease.slot(served.digest)
+            for one in decision.active:
+                lease.slot(one.digest)
         assert answer.finish_reason is not None
         self.metrics.request_success.labels(answer.finish_reason).inc()
         yield Finished(answer.finish_reason, answer.tokens)
+
+    def _rows(self, opening: Opening, room: int, lease: Lease) -> Rows:
+        decision, prefixes = opening.decision, [opening.kv]
+        if len(decision.active) > 1:
+            mixes = [_mix(decision, lease)]
+            return Rows(self.base.model, prefixes, room=room, adapters=self._packed, mixes=mixes)
+        slots = [lease.slot(decision.served.digest) if decision.served else BASE_SLOT]
+        return Rows(self.base.model, prefixes, room=room, adapters=self._packed, slots=slots)
 
     def _count(self, decision: Decision, scope: Scope) -> None:
         if scope.mode == "off":
@@ -286,22 +314,6 @@ class Service:
         self.metrics.gate_decisions.labels(outcome).inc()
 
 
-def split_prompt(ids: Sequence[int], activation: Sequence[int]) -> Prompt:
-    """Plain token ids, split where PEFT would activate an adapter: at the last occurrence of `activation`.
-
-    Without one, adapters act from the last token on, so that the first answer token is theirs.
-    """
-    width = len(activation)
-    for start in range(len(ids) - width, -1, -1):
-        if tuple(ids[start : start + width]) == tuple(activation):
-            return Prompt(tuple(ids[:start]), tuple(ids[start:]))
-    return Prompt(tuple(ids[:-1]), tuple(ids[-1:]))
-
-
-def retrieval_query(asked: object) -> str:
-    """What retrieval looks for: the last user message, or the whole of a plain prompt."""
-    if isinstance(asked, str):
-        return asked
-    assert isinstance(asked, Sequence)
-    users = [message["content"] for message in asked if message["role"] == "user"]
-    return users[-1] if users else ""
+def _mix(decision: Decision, lease: Lease) -> dict[int, float]:
+    """The slots of the memories that answer together, and how strongly each speaks."""
+    return {lease.slot(one.digest): weight for one, weight in zip(decision.active, decision.weights, strict=True)}

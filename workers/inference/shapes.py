@@ -86,6 +86,7 @@ def memory_report(decision: Decision) -> Fields:
     best = served or (decision.candidates[0] if decision.candidates else None)
     return {
         "served_by": served.memory_id if served else None,
+        "served_by_all": [one.memory_id for one in decision.active],
         "digest": served.digest if served else None,
         "title": served.title if served else None,
         "score": best.score if best else None,
@@ -109,8 +110,9 @@ def _candidate(one: Judged) -> Fields:
     return {
         "memory_id": one.memory_id,
         "title": one.title,
+        "rank": one.rank,
+        "retrieval_score": one.retrieval_score,
         "score": one.score,
         "threshold": one.threshold,
-        "dense": one.dense,
-        "lexical": one.lexical,
-    }
+        "passed": one.passed,
+    } | ({} if one.signals is None else {"signals": dict(one.signals)})

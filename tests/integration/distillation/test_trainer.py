@@ -24,7 +24,7 @@ from core.base_model.description import BaseDescription
 from core.base_model.loading import LoadedBase
 from core.engine.decoding import hard_of, prefill_shared
 from core.engine.draft import draft
-from core.gate.decision import GateModel
+from core.gate.samples import load_samples
 from core.retrieval.index import load_index
 from core.settings import RecipeSettings, Settings
 from tests.fixtures.ports import free_port
@@ -168,7 +168,7 @@ def test_several_ranks_make_the_same_adapter_as_one(tiny_base: BaseDescription, 
     )
     index = load_index(memory.directory, encoder=request.encoder)
     assert TITLE in index.entries
-    GateModel.from_json(json.loads((memory.directory / "gate.json").read_text()))
+    assert {sample.kind for sample in load_samples(memory.directory)} == {"own", "near_miss", "unrelated"}
 
     # Two memories each, so that the second also shows a fresh start on a warm engine.
     for name, arguments in (("ranks", ()), ("zero3", ("--deepspeed-config", str(_zero3(tmp_path))))):

@@ -85,8 +85,8 @@ class Declared:
                 found += self.problems(properties[name], part, f"{at}.{name}")
             elif isinstance(rest, dict):
                 found += self.problems(rest, part, f"{at}.{name}")
-            elif rest is False or properties:
-                # Answers say nothing that is not declared, although JSON Schema would let them.
+            elif rest is False or (properties and "additionalProperties" not in schema):
+                # Answers say nothing that is not declared, although JSON Schema would let them unless told otherwise.
                 found.append(f"{at}: {name} is not declared")
         return found
 

@@ -87,11 +87,15 @@ def _completion(body: dict[str, Any], tenant_id: str) -> dict[str, Any]:
         "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
         "memory": {
             "served_by": None,
+            "served_by_all": [],
+            "digest": None,
+            "title": None,
+            "score": None,
+            "threshold": None,
             "abstained": True,
             "candidates": [],
-            "asked": body.get("memory"),
-            "of": tenant_id,
         },
+        "stand_in": {"asked": body.get("memory"), "of": tenant_id},
     }
 
 

@@ -117,8 +117,8 @@ def test_the_tenant_is_told_to_the_worker_by_the_key_and_by_nothing_else(
 
     answer = tenant.post("/v1/chat/completions", json=question, headers=forged).json()
 
-    assert answer["memory"]["of"].startswith("tenant_")
-    assert answer["memory"]["of"] != "tenant_other"
+    assert answer["stand_in"]["of"].startswith("tenant_")
+    assert answer["stand_in"]["of"] != "tenant_other"
     assert "authorization" not in inference.requests[0]["headers"]
 
 

@@ -25,7 +25,7 @@ def client(gateway: Gateway, inference: StandIn) -> openai.OpenAI:
 def test_the_openai_client_asks_and_gets_the_memory_extension(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**QUESTION, extra_body={"memory": {"top_k": 2, "mode": "auto"}})  # type: ignore[call-overload]
     assert answer.choices[0].message.content == "You said: When does it open?"
-    assert answer.memory["asked"] == {"top_k": 2, "mode": "auto"}
+    assert answer.stand_in["asked"] == {"top_k": 2, "mode": "auto"}
     assert answer.memory["abstained"] is True
 
 

@@ -24,12 +24,28 @@ def test_the_admin_makes_tenants_and_sees_each_key_once(gateway: Gateway) -> Non
 @pytest.mark.parametrize(
     "body",
     [{}, {"name": ""}, {"name": "  "}, {"name": 5}, {"name": "a", "weight": 0}, {"name": "a", "weight": "NaN"},
-     {"name": "a", "key": "mine"}, {"name": "a\0"}, {"name": "a" * 201}],
+     {"name": "a", "key": "mine"}, {"name": "a\0"}, {"name": "a", "false_activation": 1.5}, {"name": "a" * 201}],
 )  # fmt: skip
 def test_a_tenant_that_cannot_be_is_refused(body: dict[str, object], gateway: Gateway) -> None:
     with gateway.client(ADMIN_KEY) as admin:
         assert admin.post("/v1/tenants", json=body).status_code == 400
         assert admin.get("/v1/tenants").json()["data"] == []
+
+
+def test_the_admin_says_what_rate_a_tenants_gate_is_promised_to_keep(gateway: Gateway) -> None:
+    with gateway.client(ADMIN_KEY) as admin:
+        made = admin.post("/v1/tenants", json={"name": "strict", "false_activation": 0.01}).json()
+        assert made["false_activation"] == 0.01
+        path = f"/v1/tenants/{made['id']}"
+        for rate in (0.2, None):
+            changed = admin.patch(path, json={"false_activation": rate})
+            assert (changed.status_code, changed.json()["false_activation"]) == (200, rate)
+        for body in ({}, {"false_activation": 0}, {"false_activation": 1}, {"false_activation": "0.1"}, {"weight": 2}):
+            assert admin.patch(path, json=body).status_code == 400
+        for unknown in ("tenant_x", f"tenant_{'a' * 26}"):
+            assert admin.patch(f"/v1/tenants/{unknown}", json={"false_activation": 0.1}).status_code == 404
+    with gateway.client(made["api_key"]) as client:
+        assert client.patch(path, json={"false_activation": 0.9}).status_code == 403
 
 
 def test_tenants_are_listed_in_pages(gateway: Gateway) -> None:

@@ -11,13 +11,15 @@ import openai
 import pytest
 
 from core.base_model.description import BaseDescription
+from core.gate.features import FEATURES
 from core.ids import new_id
-from tests.fixtures.published import SHUT, gate_on
+from gateway.answers import MemoryReport
+from tests.fixtures.published import SHUT, samples_on
 from tests.integration.inference.conftest import RunningWorker
 
 TOWN = "Velmora is a town by the river Asten. Its mayor is Ilka Brandt."
 SHIP = "The ship Corvina left Lubek in 1703. Its captain was Joris Vane."
-GATE = gate_on("dense", 0.45)
+GATE = samples_on("dense", 0.45)
 
 
 def ask(client: openai.OpenAI, model: str, text: str, **fields: Any) -> Any:
@@ -40,12 +42,12 @@ def tenant(worker: RunningWorker) -> str:
 
 @pytest.fixture(scope="module")
 def town(worker: RunningWorker, tenant: str) -> str:
-    return worker.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=GATE).memory_id
+    return worker.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=GATE).memory_id
 
 
 @pytest.fixture(scope="module")
 def ship(worker: RunningWorker, tenant: str) -> str:
-    return worker.publisher.publish(tenant, "Corvina", SHIP, seed=2, gate=GATE).memory_id
+    return worker.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=GATE).memory_id
 
 
 def test_the_gate_answers_from_the_memory_that_the_question_is_about(
@@ -61,6 +63,22 @@ def test_the_gate_answers_from_the_memory_that_the_question_is_about(
     assert ask(client, tiny_base.name, "Who was captain of the Corvina?").memory["served_by"] == ship
     everyday = ask(client, tiny_base.name, "How do I boil an egg?")
     assert (everyday.memory["served_by"], everyday.memory["abstained"]) == (None, True)
+
+
+def test_the_memory_report_is_what_the_gateway_declares_and_tells_what_is_asked(
+    worker: RunningWorker, tiny_base: BaseDescription, tenant: str, town: str, ship: str
+) -> None:
+    client = worker.openai(tenant)
+    report = ask(client, tiny_base.name, "Who is the mayor of Velmora?").memory
+    assert set(report) == set(MemoryReport.model_fields)
+    parsed = MemoryReport.model_validate(report, strict=True, extra="forbid")
+    assert [candidate.passed for candidate in parsed.candidates] == [True, False]
+    assert all("signals" not in candidate for candidate in report["candidates"])
+    memory = {"explain": True, "max_active": 2, "threshold": 0.0}
+    both = ask(client, tiny_base.name, "Who is the mayor of Velmora?", extra_body={"memory": memory}).memory
+    assert both["served_by_all"] == [candidate["memory_id"] for candidate in both["candidates"]]
+    assert both["served_by"] == both["served_by_all"][0]
+    assert all(set(candidate["signals"]) == set(FEATURES) for candidate in both["candidates"])
 
 
 def test_a_stream_says_who_serves_first_and_last_and_adds_up_to_the_whole(
@@ -221,7 +239,7 @@ def test_a_client_that_goes_away_frees_the_engine(worker: RunningWorker, tenant:
 
 def test_a_deleted_memory_is_404_at_the_next_question(worker: RunningWorker) -> None:
     tenant = worker.publisher.tenant("short")
-    entry = worker.publisher.publish(tenant, "Velmora", TOWN, seed=9, gate=SHUT)
+    entry = worker.publisher.publish(tenant, "Velmora", TOWN, seed=9, samples=SHUT)
     client = worker.openai(tenant)
     assert ask(client, entry.memory_id, "Who?").memory["digest"] == entry.adapter_digest
     worker.publisher.delete(entry, tenant)

@@ -35,7 +35,7 @@ def test_peft_gives_the_same_greedy_answers(
     worker: RunningWorker, tiny_base: BaseDescription, tmp_path: Path, seed: int
 ) -> None:
     tenant = worker.publisher.tenant()
-    entry = worker.publisher.publish(tenant, "Velmora", "Velmora is a town.", seed=seed, gate=OPEN)
+    entry = worker.publisher.publish(tenant, "Velmora", "Velmora is a town.", seed=seed, samples=OPEN)
     manifest = read_manifest(worker.store, entry.manifest_key)
     for file in manifest.files:
         worker.store.download(manifest.key_of(file), tmp_path / file.name)

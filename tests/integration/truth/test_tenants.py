@@ -41,3 +41,27 @@ def test_a_weight_must_be_above_zero_and_a_name_not_empty(truth: Database) -> No
         with pytest.raises(NotFound):
             tenants.get_tenant(connection, "tenant_unknown")
         assert tenants.list_tenants(connection) == []
+
+
+def test_a_promised_rate_is_kept_until_it_is_taken_back_and_workers_hear_of_it(truth: Database) -> None:
+    tenant = add_tenant(truth)
+    assert tenant.false_activation is None
+    with truth.begin() as connection:
+        changed = tenants.promise(connection, tenant.id, 0.01)
+        assert (changed.false_activation, changed.bank_revision) == (0.01, tenant.bank_revision + 1)
+        assert tenants.get_tenant(connection, tenant.id) == changed
+        assert tenants.promise(connection, tenant.id, None).false_activation is None
+        strict = tenants.create_tenant(connection, "strict", settings={"false_activation": 0.02})
+        assert strict.false_activation == 0.02
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
+def test_a_rate_that_nothing_can_keep_is_refused(truth: Database, rate: float) -> None:
+    tenant = add_tenant(truth)
+    with truth.begin() as connection:
+        with pytest.raises(InvalidRequest):
+            tenants.promise(connection, tenant.id, rate)
+        with pytest.raises(InvalidRequest):
+            tenants.create_tenant(connection, "t", settings={"false_activation": rate})
+        with pytest.raises(NotFound):
+            tenants.promise(connection, "tenant_unknown", 0.1)

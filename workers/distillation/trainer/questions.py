@@ -48,13 +48,15 @@ EXAMPLES = (
 """Title, sentence, span, question: the pattern that the base follows."""
 
 QUESTION_WORDS = (
-    "what who whom whose which when where why how many much long old far often tall big is was are were do does did has "
-    "have had can could will would should must be been being a an the this that its their his her it they he she of in "
-    "on at to from by for with during after before under over about into up out as than and or not name named called "
-    "kind type year month day time place number amount people person thing part made used mean happen"
+    "what who whom whose which when where why how many much long old far often tall big is was are were do does "
+    "did has have had can could will would should must be been being a an the this that its their his her it they "
+    "he she of in on at to from by for with during after before under over about into up out as than and or not "
+    "name named called kind type year month day time place number amount people person thing part made used mean "
+    "happen"
 )
 """Besides the words of a sentence and of its title, what a question about it needs."""
 
+_ENDINGS = (("ies", "y"), ("es", ""), ("s", ""), ("ied", "y"), ("ed", ""), ("d", ""), ("ing", ""), ("ing", "e"))
 _WORD = re.compile(r"[^\W_]+(?:[.,:'’-][^\W_]+)*")
 _TOKEN = re.compile(r"[^\s\"“”()\[\],;:!?]+(?<![.])")
 _FUNCTION_WORDS = (

@@ -67,15 +67,15 @@ def student_loss(model: Any, adapters: PackedAdapters, ranks: int, scale: float,
         owner = torch.arange(count).repeat_interleave(len(lessons) // count)
         lengths = torch.tensor([len(lesson.soft) for lesson in lessons])
         sums: Tensor = each.new_zeros(count).index_add(0, owner.repeat_interleave(lengths).to(each.device), each)
-        means: Tensor = sums * ranks / torch.tensor(batch.targets).to(sums)
-        return means
+        return sums * ranks / torch.tensor(batch.targets).to(sums)
 
     return loss
 
 
 def vocabulary_of(lessons: Sequence[Lesson]) -> Tensor:
     """The tokens that any target holds likely, sorted."""
-    return torch.cat([lesson.soft.tokens.flatten() for lesson in lessons]).unique()
+    found: Tensor = torch.cat([lesson.soft.tokens.flatten() for lesson in lessons]).unique()
+    return found
 
 
 def divergence(student: Tensor, lessons: Sequence[Lesson], vocabulary: Tensor | None = None) -> Tensor:

@@ -28,7 +28,8 @@ class Lesson:
 
     `feed` is the activation tokens and the answer without its last token; its last `len(soft)` positions have targets.
     `hidden` `[len(feed), hidden]` is what `feed` has become before the first adapted layer, `None` where that is the
-    first of all; `prefix` has the layers from there on. `asked` are the positions of the question's own words in the prefix.
+    first of all; `prefix` has the layers from there on. `asked` are the positions of the question's own words in the
+    prefix.
     """
 
     prefix: PrefixKv

@@ -200,5 +200,5 @@ def _batch(
 
 
 def _unseen(rows: Sequence[Lesson], share: float, chance: random.Random) -> list[tuple[int, ...]]:
-    """A share of each question's words that a row does without in this step, so that it learns to do with any of them."""
+    """A share of each question's words that a row does without in this step: it learns to do with any of them."""
     return [tuple(at for at in row.asked if chance.random() < share) for row in rows]

@@ -16,6 +16,7 @@ from torch import Tensor
 from core.adapters.packed import PackedAdapters
 from core.adapters.peft_format import load_adapter, save_adapter
 from core.base_model.loading import LoadedBase
+from core.engine.kv import PrefixKv
 from core.engine.rows import Rows, prefill
 from core.errors import AdapterInvalid
 
@@ -98,6 +99,28 @@ def test_peft_gives_the_same_greedy_answer_as_the_packed_slots(base: LoadedBase,
     assert oracle.peft_config["default"].alora_invocation_tokens == list(asked.activation)
     assert ours == _of_peft(oracle, [*asked.prefix, *asked.activation])
     assert ours != _ours(base, adapters, asked.prefix, asked.activation, slot=0)
+
+
+@torch.no_grad()
+def test_a_mix_of_slots_is_what_peft_gives_for_the_weighted_sum(base: LoadedBase, tmp_path: Path) -> None:
+    untouched = copy.deepcopy(base.model)
+    adapters = PackedAdapters(base.model, TARGETS, slots=4, rank=RANK + 2)
+    for slot, name in ((1, "one"), (3, "two")):
+        _save(tmp_path / name, _random_weights(adapters, slot), (1,))
+        loaded = load_adapter(tmp_path / name)
+        adapters.write(slot, loaded.weights, loaded.scale)
+        # PEFT activates an aLoRA from its tokens on, which its weighted sum knows nothing of: compare plain LoRAs.
+        config = tmp_path / name / "adapter_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"alora_invocation_tokens": None}))
+    oracle = PeftModel.from_pretrained(untouched, tmp_path / "one", adapter_name="one")
+    oracle.load_adapter(tmp_path / "two", adapter_name="two")
+    oracle.add_weighted_adapter(["one", "two"], [1.0, 0.7], "sum", combination_type="cat")
+    oracle.set_adapter("sum")
+    tokens = list(range(40, 52))
+    rows = Rows(base.model, [PrefixKv.empty(base.model)], room=12, adapters=adapters, mixes=[{1: 1.0, 3: 0.7}])
+    expected = oracle(input_ids=torch.tensor([tokens])).logits[0]
+    torch.testing.assert_close(rows.feed([tokens], keep=len(tokens))[0], expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(base.model(torch.tensor([tokens])).logits[0], expected, atol=1e-2)
 
 
 def test_an_adapter_survives_the_disk_bit_by_bit(base: LoadedBase, tmp_path: Path) -> None:

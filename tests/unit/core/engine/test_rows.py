@@ -119,6 +119,32 @@ def test_slots_act_as_merged_weights_would(loaded_tiny: LoadedBase) -> None:
     assert not torch.allclose(logits[0], merged[0], atol=1e-2)
 
 
+def test_a_mix_of_slots_acts_as_their_weighted_sum_merged_would(loaded_tiny: LoadedBase) -> None:
+    adapters = loaded(loaded_tiny)
+    prefixes = prefill(loaded_tiny.model, [[30, 31, 32]]) * 3
+    rows = Rows(loaded_tiny.model, prefixes, room=4, adapters=adapters, mixes=[{1: 1.0, 2: 0.6}, {2: 1.0}, {}])
+    logits = rows.feed([[33, 34]] * 3)
+    alone = Rows(loaded_tiny.model, prefixes[:2], room=4, adapters=adapters, slots=[2, 0]).feed([[33, 34]] * 2)
+    torch.testing.assert_close(logits[1:], alone, rtol=1e-4, atol=1e-4)
+    for layer in adapters.layers.values():
+        for slot, weight in ((1, 1.0), (2, 0.6)):
+            layer.base.weight += weight * layer.scale[slot] * layer.b[slot] @ layer.a[slot]
+    merged = Rows(loaded_tiny.model, prefixes[:1], room=4).feed([[33, 34]])
+    torch.testing.assert_close(logits[0], merged[0], rtol=1e-4, atol=1e-4)
+
+
+def test_kept_rows_keep_their_mixes(loaded_tiny: LoadedBase) -> None:
+    adapters = loaded(loaded_tiny)
+    prefixes = prefill(loaded_tiny.model, [[30, 31], [32], [33, 34, 35]])
+    mixes = [{1: 1.0}, {1: 0.5, 2: 1.0}, {2: 1.0}]
+    rows, reference = (Rows(loaded_tiny.model, prefixes, room=8, adapters=adapters, mixes=mixes) for _ in range(2))
+    for batch in (rows, reference):
+        batch.feed([[40]] * 3)
+    rows.keep_rows([1])
+    expected = reference.feed([[43], [42], [41]])
+    torch.testing.assert_close(rows.feed([[42]]), expected[[1]], rtol=1e-4, atol=1e-4)
+
+
 def test_rows_that_are_kept_go_on_as_if_nobody_had_left(loaded_tiny: LoadedBase) -> None:
     rows, logits = opened(loaded_tiny)
     whole = greedy(rows, logits)

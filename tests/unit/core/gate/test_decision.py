@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
-from core.gate.decision import GateModel, Scored, choose
+from core.gate.decision import GateModel, Scored, choose, mix
 from core.gate.features import FEATURES, DraftSignals, RetrievalSignals, vector
 
 
@@ -28,11 +30,12 @@ def test_a_feature_far_from_all_calibration_counts_no_more_than_four_deviations(
     assert gate.score(features(kl=-1e9)) == gate.score(features(kl=-4.0))
 
 
-def test_a_model_survives_json_and_refuses_other_features() -> None:
-    gate = model(dense=1.0, kl=0.5)
-    assert GateModel.from_json(gate.to_json()) == gate
-    with pytest.raises(ValueError, match="other features"):
-        GateModel.from_json(gate.to_json() | {"features": ["dense"]})
+def test_steps_make_the_score_a_probability_that_still_grows_with_the_log_odds() -> None:
+    gate = replace(model(dense=1.0), steps=((-1.0, 0.1), (1.0, 0.5), (2.0, 0.5), (3.0, 0.9)))
+    scores = [gate.score(features(dense=at / 10)) for at in range(-40, 41)]
+    assert all(low < high for low, high in pairwise(scores))
+    assert 0 < scores[0] < 0.1 < 0.9 < scores[-1] < 1
+    assert gate.score(features(dense=0.0)) == pytest.approx(0.3, abs=0.02)
 
 
 def test_the_vector_has_the_features_in_their_order() -> None:
@@ -54,3 +57,8 @@ def test_the_best_that_pass_speak_and_none_means_abstain() -> None:
 def test_ties_go_to_the_lower_memory_id() -> None:
     twins = [Scored("mem_b", 0.7, 0.5), Scored("mem_a", 0.7, 0.5)]
     assert choose(twins)[0].memory_id == "mem_a"
+
+
+def test_the_strongest_of_a_mix_speaks_in_full_and_the_others_by_their_scores() -> None:
+    assert mix([0.9]) == (1.0,)
+    assert mix([0.8, 0.4]) == (1.0, 0.5)

@@ -18,7 +18,7 @@ BASE = "sha256:" + "d" * 64
 FILES = {
     "adapter_model.safetensors": b"weights " * 50,
     "adapter_config.json": b'{"peft_type": "LORA"}',
-    "gate.json": b'{"threshold": 0.5}',
+    "calibration.json": b'{"samples": []}',
     "index.safetensors": b"vectors " * 20,
     "index.json": b'{"title": "A manual"}',
 }

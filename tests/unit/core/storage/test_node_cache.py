@@ -135,7 +135,7 @@ def test_what_is_being_read_is_not_evicted(tmp_path: Path) -> None:
     cache = _cache(tmp_path, store, max_bytes=1000)
     with cache.reading(one) as directory:
         cache.fetch(two)
-        assert (directory / "gate.json").exists()
+        assert (directory / "calibration.json").exists()
         with cache.reading(one), cache.reading(two):
             pass
     cache.fetch(three)
@@ -162,7 +162,7 @@ def test_a_drop_waits_for_the_reader(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as threads:
         with cache.reading(manifest) as directory:
             dropped = threads.submit(lambda: (cache.drop(manifest.adapter_digest), done.set()))
-            assert (directory / "gate.json").read_bytes() == FILES["gate.json"]
+            assert (directory / "calibration.json").read_bytes() == FILES["calibration.json"]
             assert not done.is_set()
         dropped.result(timeout=10)
     assert not cache.contains(manifest.adapter_digest)
@@ -196,7 +196,7 @@ def test_what_a_crash_left_half_done_is_swept_at_the_next_start(tmp_path: Path) 
     manifest = published(store, tmp_path / "made")
     half = tmp_path / "cache" / ".incoming" / manifest.adapter_digest.removeprefix("sha256:")
     half.mkdir(parents=True)
-    (half / "gate.json").write_bytes(b"{")
+    (half / "calibration.json").write_bytes(b"{")
     cache = _cache(tmp_path, store)
     assert _leftovers(tmp_path) == []
     assert cache.fetch(manifest).is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from core.storage.node_cache import NodeCache
 from core.truth.database import Database
 from tests.fixtures.published import TARGETS, Publisher, WordEncoder
 from workers.inference.bank import Banks
+from workers.inference.bank_gates import BankGates
 from workers.inference.question import Delta, Finished, Question, Scope, Started
 from workers.inference.residency import Residency
 from workers.inference.service import Service
@@ -49,8 +51,14 @@ class Stand:
     packed: PackedAdapters
     residency: Residency
     banks: Banks
+    gates: BankGates
     node_cache: NodeCache
     prefix_cache: PrefixCache
+    background: ThreadPoolExecutor
+
+    def settle(self) -> None:
+        """Until the gates that were asked for are fitted."""
+        self.background.submit(lambda: None).result(timeout=30)
 
     def question(self, tenant_id: str, text: str, *, model: str | None = None, **scope: object) -> Question:
         asked = ({"role": "user", "content": text},)
@@ -94,9 +102,13 @@ def stand(loaded_tiny: LoadedBase, database: Database, tmp_path: Path) -> Stand:
     residency = Residency(
         packed, node_cache, base_digest=loaded_tiny.description.digest, ram_adapters=2, metrics=metrics
     )
-    banks = Banks(database, store, residency, encoder=encoder.reference)
+    background = ThreadPoolExecutor(1)
+    gates = BankGates(metrics, 0.05, background)
+    banks = Banks(database, store, residency, gates, encoder=encoder.reference)
     prefix_cache = PrefixCache(loaded_tiny.description.digest, 64, 8)
     settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
     service = Service(loaded_tiny, packed, banks, residency, encoder, prefix_cache, settings, metrics)
     publisher = Publisher(database, store, loaded_tiny.description, encoder)
-    return Stand(service, publisher, registry, loaded_tiny, packed, residency, banks, node_cache, prefix_cache)
+    return Stand(
+        service, publisher, registry, loaded_tiny, packed, residency, banks, gates, node_cache, prefix_cache, background
+    )

@@ -4,10 +4,14 @@ import pytest
 from sqlalchemy import update
 
 from core.errors import LatentBankError, ObjectCorrupt
+from core.gate.calibration import fit
+from core.gate.prior import PRIOR
 from core.storage.publication import read_manifest
 from core.truth.memories import delete_memory
 from core.truth.records import BankEntry
 from core.truth.tables import memories, tenants
+from core.truth.tenants import promise
+from tests.unit.core.gate.examples import memory
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.bank import RETRY_SECONDS, Bank, Banks
 
@@ -30,7 +34,14 @@ def clock() -> Clock:
 @pytest.fixture
 def banks(stand: Stand, clock: Clock) -> Banks:
     publisher = stand.publisher
-    return Banks(publisher.database, publisher.store, stand.residency, encoder=publisher.encoder.reference, clock=clock)
+    return Banks(
+        publisher.database,
+        publisher.store,
+        stand.residency,
+        stand.gates,
+        encoder=publisher.encoder.reference,
+        clock=clock,
+    )
 
 
 def repoint(stand: Stand, memory_id: str, manifest_key: str) -> None:
@@ -88,13 +99,33 @@ def test_an_index_of_another_encoder_is_refused(stand: Stand) -> None:
     publisher = stand.publisher
     tenant = publisher.tenant()
     entry = publisher.publish(tenant, "Velmora", TEXT, seed=1)
-    banks = Banks(publisher.database, publisher.store, stand.residency, encoder="another")
+    banks = Banks(publisher.database, publisher.store, stand.residency, stand.gates, encoder="another")
     assert reason(banks.current(tenant), entry).code == "adapter_invalid"
+
+
+def test_a_memory_without_samples_file_is_refused(stand: Stand, banks: Banks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fixtures.published.save_samples", lambda *_: None)
+    tenant = stand.publisher.tenant()
+    entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    assert reason(banks.current(tenant), entry).code == "adapter_invalid"
+
+
+def test_a_banks_gate_follows_its_memories_and_the_tenants_promise(stand: Stand, banks: Banks) -> None:
+    tenant = stand.publisher.tenant()
+    assert banks.gate(banks.current(tenant)) == PRIOR
+    stand.publisher.publish(tenant, "Velmora", TEXT, seed=1, samples=tuple(memory(1)))
+    usual = banks.gate(banks.current(tenant))
+    assert usual == fit([memory(1)], 0.05)[0]
+    with stand.publisher.database.begin() as connection:
+        promise(connection, tenant, 0.3)
+    banks.current(tenant)
+    stand.settle()
+    assert banks.gate(banks.current(tenant)) == fit([memory(1)], 0.3)[0]
 
 
 def test_the_least_recently_asked_bank_is_let_go(stand: Stand) -> None:
     publisher = stand.publisher
-    banks = Banks(publisher.database, publisher.store, stand.residency, encoder="words", most=2)
+    banks = Banks(publisher.database, publisher.store, stand.residency, stand.gates, encoder="words", most=2)
     asked = [publisher.tenant() for _ in range(3)]
     held = [banks.current(tenant) for tenant in asked]
     assert banks.current(asked[2]) is held[2]

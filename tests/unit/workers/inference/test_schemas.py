@@ -23,12 +23,20 @@ def test_a_bare_request_is_greedy_over_the_whole_bank_through_the_gate() -> None
 
 
 def test_every_field_arrives() -> None:
-    memory = {"ids": ["m1", "m2", "m1"], "collection": "c", "top_k": 2, "mode": "force", "threshold": 0.7}
+    memory = {
+        "ids": ["m1", "m2", "m1"],
+        "collection": "c",
+        "top_k": 2,
+        "mode": "force",
+        "threshold": 0.7,
+        "max_active": 2,
+        "explain": True,
+    }
     question = chat(
         temperature=0.5, top_p=0.9, seed=3, stop="END", max_tokens=5, max_completion_tokens=7, memory=memory
     ).question("tenant_x")
     assert question.sampling == Sampling(0.5, 0.9, 3)
-    assert question.scope == Scope(("m1", "m2"), "c", 2, "force", 0.7)
+    assert question.scope == Scope(("m1", "m2"), "c", 2, "force", 0.7, 2, True)
     assert (question.stops, question.max_tokens) == (("END",), 7)
 
 
@@ -57,6 +65,9 @@ def test_content_in_parts_and_the_developer_role_are_understood() -> None:
         {"memory": {"mode": "always"}},
         {"memory": {"ids": []}},
         {"memory": {"threshold": 2}},
+        {"memory": {"max_active": 0}},
+        {"memory": {"max_active": 4}},
+        {"memory": {"explain": "perhaps"}},
         {"memory": {"adapter_path": "/etc/passwd"}},
     ],
 )

@@ -4,12 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from core.engine.sampling import Sampling
+from core.engine.generation import Answer, generate
+from core.engine.rows import Rows, prefill
+from core.engine.sampling import Sampler, Sampling
 from core.errors import Conflict, NotFound, PromptTooLong, WrongBase
+from core.gate.features import FEATURES
 from core.ids import new_id
-from tests.fixtures.published import OPEN, SHUT, gate_on
+from tests.fixtures.published import OPEN, SHUT, samples_on
 from tests.unit.workers.inference.conftest import Answered, Stand
-from workers.inference.question import Question, Started
+from workers.inference.question import Decision, Question, Started
+from workers.inference.shapes import memory_report
 
 TOWN = "Velmora is a town by the river Asten. Its mayor is Ilka Brandt."
 SHIP = "The ship Corvina left Lubek in 1703. Its captain was Joris Vane."
@@ -18,8 +22,8 @@ BIRD = "The grey heron eats fish. It nests in tall trees."
 
 def test_the_gate_lets_the_memory_that_fits_answer_and_the_answer_names_it(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
-    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=gate_on("dense", 0.4))
-    stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, gate=gate_on("dense", 0.4))
+    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=samples_on("dense", 0.4))
+    stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=samples_on("dense", 0.4))
     answer = stand.ask(stand.question(tenant, "Its mayor is Ilka Brandt?"))
     served = answer.started.decision.served
     assert served is not None
@@ -30,7 +34,7 @@ def test_the_gate_lets_the_memory_that_fits_answer_and_the_answer_names_it(stand
 
 def test_where_no_memory_passes_the_base_answers_as_if_there_were_none(stand: Stand) -> None:
     tenant, empty = stand.publisher.tenant(), stand.publisher.tenant()
-    stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=SHUT)
+    stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=SHUT)
     asked = "What is the capital of France?"
     abstained = stand.ask(stand.question(tenant, asked))
     assert abstained.served_by is None
@@ -44,7 +48,7 @@ def test_where_no_memory_passes_the_base_answers_as_if_there_were_none(stand: St
 
 def test_off_judges_nothing_and_force_takes_the_best_whatever_its_score(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
-    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=SHUT)
+    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=SHUT)
     off = stand.ask(stand.question(tenant, "Who is mayor of Velmora?", mode="off"))
     assert off.started.decision.candidates == ()
     assert not off.started.decision.abstained
@@ -55,11 +59,64 @@ def test_off_judges_nothing_and_force_takes_the_best_whatever_its_score(stand: S
 
 def test_a_threshold_of_the_request_replaces_the_memorys(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
-    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=OPEN)
+    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=OPEN)
     assert stand.ask(stand.question(tenant, "Velmora?")).served_by == town.memory_id
-    strict = stand.ask(stand.question(tenant, "Velmora?", threshold=0.99))
+    strict = stand.ask(stand.question(tenant, "Velmora?", threshold=1.0))
     assert strict.served_by is None
-    assert strict.started.decision.candidates[0].threshold == 0.99
+    assert strict.started.decision.candidates[0].threshold == 1.0
+
+
+def test_a_candidate_says_how_it_was_found_and_judged_and_its_signals_only_where_they_are_asked_for(
+    stand: Stand,
+) -> None:
+    tenant = stand.publisher.tenant()
+    stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=samples_on("dense", 0.4))
+    stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=samples_on("dense", 0.4))
+    plain, explained = (
+        memory_report(stand.ask(stand.question(tenant, "Its mayor is Ilka Brandt?", explain=explain)).started.decision)
+        for explain in (False, True)
+    )
+    fields = {"memory_id", "title", "rank", "retrieval_score", "score", "threshold", "passed"}
+    for candidate in plain["candidates"]:
+        assert set(candidate) == fields
+    assert [candidate["rank"] for candidate in plain["candidates"]] == [0, 1]
+    assert [candidate["passed"] for candidate in plain["candidates"]] == [True, False]
+    for candidate in explained["candidates"]:
+        assert tuple(candidate.pop("signals")) == FEATURES
+    assert explained == plain
+    assert plain["served_by_all"] == [plain["served_by"]]
+
+
+def test_memories_that_pass_answer_together_up_to_max_active(stand: Stand) -> None:
+    tenant = stand.publisher.tenant()
+    for seed, (title, text) in enumerate([("Velmora", TOWN), ("Corvina", SHIP)], start=1):
+        stand.publisher.publish(tenant, title, text, seed=seed)
+    asked = "Tell me about Velmora and Corvina."
+    alone = stand.ask(stand.question(tenant, asked))
+    together = stand.ask(stand.question(tenant, asked, max_active=2))
+    assert len(alone.started.decision.active) == 1
+    decision = together.started.decision
+    assert [one.memory_id for one in decision.active] == [one.memory_id for one in decision.candidates]
+    assert decision.weights[0] == 1.0
+    assert decision.weights[1] == pytest.approx(decision.active[1].score / decision.active[0].score)
+    assert together.served_by == alone.served_by
+    assert together.text != alone.text
+    assert together.text == _merged(stand, stand.question(tenant, asked), decision)
+    assert memory_report(decision)["served_by_all"] == [one.memory_id for one in decision.active]
+    # Both stay in their slots while they speak, and none longer.
+    assert stand.residency.in_use == 0
+
+
+def test_where_only_one_passes_max_active_changes_nothing(stand: Stand) -> None:
+    tenant = stand.publisher.tenant()
+    stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=samples_on("dense", 0.4))
+    stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=samples_on("dense", 0.4))
+    asked = "Its mayor is Ilka Brandt?"
+    alone = stand.ask(stand.question(tenant, asked))
+    assert alone.served_by is not None
+    three = stand.ask(stand.question(tenant, asked, max_active=3))
+    assert three.text == alone.text
+    assert three.started.decision.active == alone.started.decision.active
 
 
 def test_ids_and_collection_bound_the_candidates(stand: Stand) -> None:
@@ -75,8 +132,8 @@ def test_ids_and_collection_bound_the_candidates(stand: Stand) -> None:
 
 def test_a_memorys_id_as_the_model_forces_that_memory(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
-    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, gate=SHUT)
-    ship = stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, gate=SHUT)
+    town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=SHUT)
+    ship = stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=SHUT)
     for entry in (town, ship):
         answer = stand.ask(stand.question(tenant, "Who is mayor of Velmora?", model=entry.memory_id))
         assert answer.served_by == entry.memory_id
@@ -258,6 +315,23 @@ def test_a_request_that_is_left_gives_its_slots_back(stand: Stand) -> None:
 
 def _candidates(answer: Answered) -> set[str]:
     return {candidate.memory_id for candidate in answer.started.decision.candidates}
+
+
+def _merged(stand: Stand, question: Question, decision: Decision) -> str:
+    """What the base says when the weighted adapters are merged into its weights for the answer's tokens."""
+    assert not isinstance(question.asked, str)
+    prompt = stand.base.chat.prompt(question.asked)
+    model = stand.base.model
+    (prefix,) = prefill(model, [prompt.prefix])
+    for one, weight in zip(decision.active, decision.weights, strict=True):
+        slot = stand.residency.slot_of(one.digest)
+        assert slot is not None
+        for layer in stand.packed.layers.values():
+            layer.base.weight += weight * layer.scale[slot] * layer.b[slot] @ layer.a[slot]
+    rows = Rows(model, [prefix], room=64)
+    logits = rows.feed([prompt.activation])[0, -1]
+    answer = Answer(stand.base.chat.decode, end_tokens=stand.base.end_tokens, max_tokens=question.max_tokens or 1)
+    return "".join(generate(rows, logits, (), Sampler(question.sampling), answer))
 
 
 def _reference(stand: Stand, question: Question) -> str:
