@@ -21,6 +21,7 @@ from core.truth.dispatch import (
 )
 from core.truth.leases import advance, claim, finish, give_up, publish, reap, release, renew
 from core.truth.memories import older_than
+from core.truth.packing import PackLimits, claim_mates
 from core.truth.records import Job, JobEvent
 from core.truth.tables import job_events, jobs
 from core.truth.transitions import cancel, job_of, lock_job
@@ -28,9 +29,11 @@ from core.truth.transitions import cancel, job_of, lock_job
 __all__ = [
     "Departure",
     "InFlight",
+    "PackLimits",
     "advance",
     "charge",
     "claim",
+    "claim_mates",
     "count_by_state",
     "depart",
     "dispatchable",

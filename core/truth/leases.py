@@ -33,9 +33,14 @@ from core.truth.tables import jobs, memories
 from core.truth.transitions import apply, bump_bank, job_of, lock_job, state_of
 
 
-def claim(connection: Connection, job_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Takes a waiting job: epoch + 1, a fresh token, a lease from now; `None` where there is nothing to take."""
-    row = lock_job(connection, job_id)
+def claim(
+    connection: Connection, job_id: str, worker_id: str, lease_seconds: float, *, skip_locked: bool = False
+) -> Claim | None:
+    """Takes a waiting job: epoch + 1, a fresh token, a lease from now; `None` where there is nothing to take.
+
+    With `skip_locked` also where another transaction is just changing the job.
+    """
+    row = lock_job(connection, job_id, skip_locked=skip_locked)
     if row is None or State(row.state) is not State.QUEUED:
         return None
     token = secrets.token_hex(8)
