@@ -88,12 +88,12 @@ def _room(
     connection: Connection, packed: int, worker_id: str, base_digest: str, flight: InFlight, limits: PackLimits
 ) -> int:
     """Places to fill: what is due, in equal parts for this worker and those that idle, and no more than the limit."""
-    idle = sum(
+    idle: int = sum(
         worker.id != worker_id and worker.id not in flight.busy and worker.info.get("base_digest") == base_digest
         for worker in workers.alive(connection, "distillation")
     )
     due = select(jobs.c.id).where(jobs.c.state == State.QUEUED, _untried(base_digest)).limit(limits.jobs * (idle + 1))
-    waiting = connection.execute(select(func.count()).select_from(due.subquery())).scalar_one()
+    waiting = int(connection.execute(select(func.count()).select_from(due.subquery())).scalar_one())
     part = -(-(waiting + packed) // (idle + 1))
     return max(0, min(limits.jobs, part) - packed)
 
