@@ -29,6 +29,7 @@ from core.jobs.states import (
 from core.truth.clock import from_now, now
 from core.truth.database import exclusive
 from core.truth.records import Claim, Job, Memory, Publication, Renewal
+from core.truth.revisions import revised, revised_fields
 from core.truth.tables import jobs, memories
 from core.truth.transitions import apply, bump_bank, job_of, lock_job, state_of
 
@@ -58,7 +59,8 @@ def claim(
     if changed is None:
         return None
     memory = connection.execute(select(memories).where(memories.c.id == row.memory_id)).one()
-    return Claim(job_of(changed), Memory(**memory._mapping), changed.epoch, token, changed.lease_until)
+    to_make = revised(connection, Memory(**memory._mapping), row.id)
+    return Claim(job_of(changed), to_make, changed.epoch, token, changed.lease_until)
 
 
 def renew(connection: Connection, claim: Claim, lease_seconds: float) -> Renewal:
@@ -120,8 +122,8 @@ def publish(connection: Connection, claim: Claim, publication: Publication) -> b
             adapter_digest=publication.adapter_digest,
             manifest_key=publication.manifest_key,
             adapter_bytes=publication.adapter_bytes,
-            base_digest=publication.base_digest,
             updated_at=now(),
+            **(revised_fields(connection, row.id) | {"base_digest": publication.base_digest}),
         )
     )
     bump_bank(connection, row.tenant_id)

@@ -13,7 +13,8 @@ from core.truth.database import exclusive
 from core.truth.dispatch import DISPATCHED, InFlight, depart, dispatchable, in_flight, mark_dispatched
 from core.truth.leases import claim
 from core.truth.records import Claim
-from core.truth.tables import jobs, memories
+from core.truth.revisions import context_of_job
+from core.truth.tables import jobs
 from core.truth.transitions import lock_job
 
 _LOOK_AHEAD = 4
@@ -80,7 +81,7 @@ class _Mates:
         return None if mark_dispatched(self._connection, job_id) is None else self.take(job_id)
 
     def _fits(self, job_id: str) -> bool:
-        size = select(memories.c.context_bytes).join(jobs, jobs.c.memory_id == memories.c.id).where(jobs.c.id == job_id)
+        size = select(context_of_job("context_bytes")).where(jobs.c.id == job_id)
         return int(self._connection.execute(size).scalar_one()) <= self._bytes_left
 
 
@@ -110,8 +111,7 @@ def _dispatched(connection: Connection, base_digest: str, room: int) -> list[str
 
 def _untried(base_digest: str) -> ColumnElement[bool]:
     """A job that has lost an attempt may be what took the others of its pack along: it goes alone from then on."""
-    of_base = select(memories.c.id).where(memories.c.id == jobs.c.memory_id, memories.c.base_digest == base_digest)
-    return and_(jobs.c.attempts == 0, of_base.exists())
+    return and_(jobs.c.attempts == 0, context_of_job("base_digest") == base_digest)
 
 
 def _size(mate: Claim) -> int:

@@ -123,6 +123,20 @@ jobs = Table(
     Index(None, "state", "tenant_id", "priority", "created_at"),
 )
 
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("job_id", Identifier, ForeignKey("jobs.id"), primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("metadata", Document, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("context_key", Text, nullable=False),
+    Column("context_sha256", String(64), nullable=False),
+    Column("context_bytes", BigInteger, nullable=False),
+    Column("context_tokens", Integer, nullable=False),
+    Column("base_digest", Text, nullable=False),
+)
+
 job_events = Table(
     "job_events",
     metadata,
