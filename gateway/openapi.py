@@ -9,11 +9,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from core.settings import LimitSettings
-from gateway.schemas import ChatQuestion, CompletionQuestion, ErrorAnswer, NewMemory, NewTenant
+from gateway.schemas import ChatQuestion, CompletionQuestion, ErrorAnswer, MemoryUpdate, NewMemory, NewTenant
 
 Document = dict[str, Any]
 
-_BODIES: tuple[type[BaseModel], ...] = (NewMemory, NewTenant, ChatQuestion, CompletionQuestion)
+_BODIES: tuple[type[BaseModel], ...] = (NewMemory, MemoryUpdate, NewTenant, ChatQuestion, CompletionQuestion)
 _REF = "#/components/schemas/{model}"
 _DESCRIPTION = """Long-term memory for language models that lives in weights. A context is distilled into a LoRA
 adapter; questions are answered with the memory that a gate chooses, or without one.
@@ -59,6 +59,7 @@ def _document(app: FastAPI, limits: LimitSettings) -> Document:
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
     schemas["NewMemory"]["properties"]["title"]["maxLength"] = limits.title_chars
+    schemas["MemoryUpdate"]["properties"]["title"]["anyOf"][0]["maxLength"] = limits.title_chars
     _drop_unused_validation_error(document)
     return document
 

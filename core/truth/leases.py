@@ -31,7 +31,7 @@ from core.truth.database import exclusive
 from core.truth.records import Claim, Job, Memory, Publication, Renewal
 from core.truth.revisions import revised, revised_fields
 from core.truth.tables import jobs, memories
-from core.truth.transitions import apply, bump_bank, job_of, lock_job, state_of
+from core.truth.transitions import apply, bump_bank, job_of, lock_job, state_of, write_event
 
 
 def claim(
@@ -90,6 +90,13 @@ def advance(
     return _held_transition(
         connection, claim, Advanced(Phase(phase), progress), message=message, data=data, level=level
     )
+
+
+def tell(connection: Connection, claim: Claim, message: str) -> None:
+    """A warning among the job's events; it changes nothing, and a lost lease tells nothing."""
+    row = lock_job(connection, claim.job.id)
+    if row is not None and row.epoch == claim.epoch and row.token == claim.token:
+        write_event(connection, row.id, "message", message, level="warning")
 
 
 def publish(connection: Connection, claim: Claim, publication: Publication) -> bool:

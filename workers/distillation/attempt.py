@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -35,7 +36,8 @@ from core.truth import jobs
 from core.truth.records import Claim, Job, Publication
 from workers.distillation.lease import Lease
 from workers.distillation.reports import RUN_SHARE, Reports
-from workers.distillation.runs import CANCELLED, MemoryResult, Progress
+from workers.distillation.runs import CANCELLED, MemoryRequest, MemoryResult, Progress
+from workers.distillation.starting import place_memory
 from workers.distillation.worker import Distillation
 
 _log = get_logger(__name__)
@@ -104,6 +106,10 @@ class Attempt:
             else:
                 context = self._context()
         return context
+
+    def place(self, directory: Path, context: bytes) -> MemoryRequest:
+        """Puts what the trainer needs into the run's directory."""
+        return place_memory(directory, self.claim, context, self.at.exports, self._tell)
 
     def report(self, line: Progress) -> None:
         """Passes a line of the trainer's progress on."""
@@ -216,6 +222,15 @@ class Attempt:
                 jobs.advance(connection, self.claim, phase, progress, message, data)
         except SQLAlchemyError as problem:
             _log.warning("progress could not be written down", problem=str(problem))
+
+    def _tell(self, message: str) -> None:
+        """Writes an event down that is neither a phase nor an end."""
+        _log.warning("told the job's owner", job_id=self.claim.job.id, message=message)
+        try:
+            with self.at.database.begin() as connection:
+                jobs.tell(connection, self.claim, message)
+        except SQLAlchemyError as problem:
+            _log.warning("an event could not be written down", problem=str(problem))
 
     def _publish(self, publication: Publication, outcome: Outcome) -> None:
         """The commit point. Said no, it asks why: cancelled, or the lease is lost."""

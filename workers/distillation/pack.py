@@ -9,7 +9,7 @@ from core.errors import TrainerLost
 from core.logs import get_logger
 from workers.distillation.attempt import Attempt, Outcome
 from workers.distillation.group import Interrupted, Interruption
-from workers.distillation.runs import MemoryRequest, MemoryResult, Progress, RunRequest
+from workers.distillation.runs import MemoryResult, Progress, RunRequest
 from workers.distillation.worker import Distillation
 
 _log = get_logger(__name__)
@@ -93,15 +93,6 @@ class Pack:
             encoder=settings.encoder,
             recipe=settings.recipe.model_dump(mode="json"),
             memories=tuple(
-                _memory_request(directory, self._running[memory_id], context) for memory_id, context in contexts.items()
+                self._running[memory_id].place(directory, context) for memory_id, context in contexts.items()
             ),
         )
-
-
-def _memory_request(directory: Path, attempt: Attempt, context: bytes) -> MemoryRequest:
-    memory = attempt.claim.memory
-    context_path = directory / f"{memory.id}.json"
-    context_path.write_bytes(context)
-    export = directory / memory.id
-    export.mkdir()
-    return MemoryRequest(memory.id, memory.tenant_id, memory.title, memory.kind, str(context_path), str(export))

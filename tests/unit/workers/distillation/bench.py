@@ -11,9 +11,9 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from core.ids import new_id
-from core.storage.keys import context_key
-from core.truth import jobs, memories
-from core.truth.records import Claim, Job, JobEvent, Memory, NewMemory, Publication
+from core.storage.keys import context_key, revised_context_key
+from core.truth import jobs, memories, revisions
+from core.truth.records import Claim, Job, JobEvent, Memory, NewMemory, NewRevision, Publication
 from workers.distillation.attempt import Outcome
 from workers.distillation.exports import Exports
 from workers.distillation.runs import MemoryResult
@@ -51,6 +51,29 @@ class Bench:
         )
         with self.worker.database.begin() as connection:
             return memories.admit(connection, new, backlog_limit=10)[1].id
+
+    def revise(self, job_id: str, text: str) -> str:
+        """Admits a new version of the job's memory; returns the new job's id."""
+        old, revision = self.memory(job_id), new_id("job")
+        data = json.dumps({"kind": "text", "title": old.title, "text": text}).encode()
+        key = revised_context_key(self.tenant_id, old.id, revision)
+        self.worker.store.put(key, data)
+        new = NewRevision(
+            job_id=revision,
+            memory_id=old.id,
+            tenant_id=self.tenant_id,
+            title="A newer title",
+            metadata={},
+            kind="text",
+            context_key=key,
+            context_sha256=hashlib.sha256(data).hexdigest(),
+            context_bytes=len(data),
+            context_tokens=1,
+            base_digest=self.worker.base.digest,
+            cost_estimate_seconds=1.0,
+        )
+        with self.worker.database.begin() as connection:
+            return revisions.revise(connection, new, backlog_limit=10)[1].id
 
     def perform(self, job_id: str) -> Outcome:
         return perform(self.worker, job_id)
