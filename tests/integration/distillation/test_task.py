@@ -37,6 +37,24 @@ def test_a_doorbell_becomes_a_memory_however_often_it_rings(stack: Stack) -> Non
     assert 'latentbank_job_seconds_count{phase="training"} 2.0' in metrics(stack)
 
 
+def test_a_memory_serves_its_old_version_until_its_new_one_is_there(stack: Stack) -> None:
+    stack.start()
+    first = stack.admit("train")
+    stack.ring(first)
+    stack.until(first, "succeeded")
+    old = stack.memory(first)
+    second = stack.revise(first, "wait go")
+    stack.ring(second)
+    stack.until_working(second)
+    assert (stack.memory(first).version, stack.memory(first).manifest_key) == (1, old.manifest_key)
+    (stack.settings.data_dir / "go").touch()
+    stack.until(second, "succeeded")
+    new = stack.memory(second)
+    assert (new.status, new.version) == ("ready", 2)
+    assert new.manifest_key is not None
+    assert read_manifest(open_store(stack.settings), new.manifest_key).training["started_from"] != "scratch"
+
+
 def metrics(stack: Stack) -> str:
     return httpx.get(f"{stack.alive()[0].url}/metrics").text
 
