@@ -19,7 +19,7 @@ from core.truth.dispatch import (
     ring_overdue,
     unring,
 )
-from core.truth.leases import advance, claim, finish, give_up, publish, reap, release, renew, tell
+from core.truth.leases import advance, claim, finish, give_up, publish, reap, release, renew, run_together, tell
 from core.truth.memories import older_than
 from core.truth.packing import PackLimits, claim_mates
 from core.truth.records import Job, JobEvent
@@ -52,6 +52,7 @@ __all__ = [
     "renew",
     "request_cancel",
     "ring_overdue",
+    "run_together",
     "tell",
     "unring",
 ]

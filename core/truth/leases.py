@@ -7,6 +7,7 @@ valid. Whoever lost the lease changes nothing.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, select, update
@@ -55,6 +56,7 @@ def claim(
         token=token,
         lease_until=from_now(lease_seconds),
         started_at=now(),
+        pack_jobs=1,
     )
     if changed is None:
         return None
@@ -90,6 +92,12 @@ def advance(
     return _held_transition(
         connection, claim, Advanced(Phase(phase), progress), message=message, data=data, level=level
     )
+
+
+def run_together(connection: Connection, claims: Sequence[Claim]) -> None:
+    """The claims' jobs share one run from here on, and the device with it: each is settled for its part."""
+    for claim in sorted(claims, key=lambda claim: claim.job.id):
+        connection.execute(update(jobs).where(_held(claim)).values(pack_jobs=len(claims)))
 
 
 def tell(connection: Connection, claim: Claim, message: str) -> None:

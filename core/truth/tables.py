@@ -114,6 +114,7 @@ jobs = Table(
     Column("lease_until", Instant),
     Column("cost_estimate_seconds", Float, nullable=False),
     Column("charged_seconds", Float, nullable=False),
+    Column("pack_jobs", Integer),
     Column("created_at", Instant, nullable=False),
     Column("dispatched_at", Instant),
     Column("rung_at", Instant),

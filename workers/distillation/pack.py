@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from core.errors import TrainerLost
 from core.logs import get_logger
+from core.truth import jobs
 from workers.distillation.attempt import Attempt, Outcome
 from workers.distillation.group import Interrupted, Interruption
 from workers.distillation.runs import MemoryResult, Progress, RunRequest
@@ -38,6 +41,7 @@ class Pack:
         if not contexts:
             return
         self._at.metrics.pack_jobs.observe(len(contexts))
+        self._note_company()
         try:
             result = self._at.group.run(lambda directory: self._request(directory, contexts), self)
             self._give_up_rest(TrainerLost.code, result.error or "The training processes answered without a result.")
@@ -79,6 +83,14 @@ class Pack:
         if any(attempt.outcome is Outcome.LEASE_LOST for attempt in self._running.values()):
             return Interruption.LEASE_LOST
         return Interruption.CANCELLED if self.left_out() else None
+
+    def _note_company(self) -> None:
+        """Without it each tenant pays for the whole run, until its debt has faded; no reason not to begin."""
+        try:
+            with self._at.database.begin() as connection:
+                jobs.run_together(connection, [attempt.claim for attempt in self._running.values()])
+        except SQLAlchemyError as problem:
+            _log.warning("the pack could not be noted", problem=str(problem))
 
     def _give_up_rest(self, code: str, message: str) -> None:
         for attempt in self._attempts:
