@@ -37,7 +37,8 @@ def claim_mates(
 
     Dispatched jobs come first, oldest first, their tenants have paid already; then jobs of the backlog by fair shares,
     under the caps that the dispatcher keeps. Other idle workers of the same base are left their part. The transaction
-    waits for the dispatchers' lock and for no other; what another transaction is just changing is left alone.
+    waits for the dispatchers' lock and for shares that are just settled, never for a memory or a job: what another
+    transaction is just changing is left alone.
     """
     exclusive(connection, "dispatch")
     base_digest = pack[0].memory.base_digest
