@@ -20,6 +20,7 @@ _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 _LOAD_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _JOB_SECONDS = (0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 1200, 3600)
 _WAIT_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+_PACK_JOBS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 _SCORES = tuple(step / 20 for step in range(1, 21))
 
 
@@ -55,7 +56,7 @@ class OrchestratorMetrics:
         self.jobs = Gauge("latentbank_jobs", "Jobs in the truth, by state.", ["state"], registry=registry)
         self.queue_wait_seconds = Histogram(
             "latentbank_job_queue_wait_seconds",
-            "Time from a job's admission to its dispatch.",
+            "Time from a job's admission to its dispatch; not of jobs that a worker took along into its pack.",
             buckets=_WAIT_SECONDS,
             registry=registry,
         )
@@ -92,6 +93,18 @@ class DistillationMetrics:
         )
         self.attempts = Counter(
             "latentbank_job_attempts_total", "Attempts at a job, by how they ended.", ["outcome"], registry=registry
+        )
+        self.pack_jobs = Histogram(
+            "latentbank_pack_jobs",
+            "Jobs that went into one run of the trainer together.",
+            buckets=_PACK_JOBS,
+            registry=registry,
+        )
+        self.claim_wait_seconds = Histogram(
+            "latentbank_job_claim_wait_seconds",
+            "Time from a job's admission to its first claim by a worker.",
+            buckets=_WAIT_SECONDS,
+            registry=registry,
         )
         self.tasks = Counter(
             "celery_tasks_total", "Celery deliveries, by the state they ended in.", ["state"], registry=registry

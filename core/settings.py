@@ -44,7 +44,8 @@ class JobSettings(BaseModel):
     lease_seconds: float = 30.0
     heartbeat_seconds: float = 10.0
     max_attempts: int = 3
-    in_flight_per_tenant: int = 8
+    in_flight_per_tenant: int = 32
+    """A few packs; below the size of one, a lonely tenant's packs stay small."""
     dispatch_buffer: int = 1
     """Doorbells rung beyond free capacity, so that a worker never waits for the dispatcher."""
     dispatch_interval_seconds: float = 1.0
@@ -61,6 +62,12 @@ class DistillationSettings(BaseModel):
     host: str = "127.0.0.1"
     """Where the metrics' port listens."""
     ranks: int = 1
+    pack: int = Field(8, ge=1)
+    """Most jobs distilled together in one run of the warm group."""
+    pack_context_bytes: int = 8 * 4096
+    """Longest contexts of a pack together; a longer one goes alone."""
+    gather_seconds: float = 0.5
+    """How long a pack that is not full waits once for more jobs."""
     deepspeed_config: Path | None = None
     """A DeepSpeed configuration; empty: `infra/deepspeed/cpu.json`, or `one-gpu.json` where there is CUDA."""
     start_timeout_seconds: float = 600.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,29 +106,48 @@ def take_in(
         if known is not None:
             return Admission(*known, created=False)
     record = _record(tenant_id, context, recipe)
-    _store_object(store, record.context_key, context.payload)
-    try:
+
+    def commit() -> Admission:
         with database.begin() as connection:
-            memory, job, created = admit(
-                connection,
-                record,
-                idempotency_key=idempotency_key,
-                body_sha256=context.body_sha256,
-                backlog_limit=limits.backlog_per_tenant,
+            return Admission(
+                *admit(
+                    connection,
+                    record,
+                    idempotency_key=idempotency_key,
+                    body_sha256=context.body_sha256,
+                    backlog_limit=limits.backlog_per_tenant,
+                )
             )
+
+    return commit_beside(store, record.context_key, context.payload, commit, lambda: _look_again(database, record))
+
+
+def commit_beside(
+    store: ObjectStore,
+    key: str,
+    payload: bytes,
+    commit: Callable[[], Admission],
+    look_again: Callable[[], Admission | None],
+) -> Admission:
+    """Stores the context, then commits; the object stays only where the commit did.
+
+    `look_again` is asked where the commit may have happened although its reply was lost: only the database knows.
+    """
+    _store_object(store, key, payload)
+    try:
+        admission = commit()
     except LatentBankError:
-        _remove_object(store, record.context_key)
+        _remove_object(store, key)
         raise
     except Exception:
-        # The commit may have happened although its reply was lost; only the database knows.
-        committed = _look_again(database, record)
+        committed = look_again()
         if committed is None:
-            _remove_object(store, record.context_key)
+            _remove_object(store, key)
             raise
         return committed
-    if not created:
-        _remove_object(store, record.context_key)
-    return Admission(memory, job, created)
+    if not admission.created:
+        _remove_object(store, key)
+    return admission
 
 
 def estimated_seconds(tokens: int, recipe: RecipeSettings) -> float:

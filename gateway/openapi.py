@@ -10,11 +10,27 @@ from pydantic import BaseModel
 
 from core.settings import LimitSettings
 from gateway.answers import Answer
-from gateway.schemas import ChatQuestion, CompletionQuestion, ErrorAnswer, NewMemory, NewTenant, TenantChange
+from gateway.schemas import (
+    ChatQuestion,
+    CompletionQuestion,
+    ErrorAnswer,
+    MemoryUpdate,
+    NewMemory,
+    NewTenant,
+    TenantChange,
+)
 
 Document = dict[str, Any]
 
-_BODIES: tuple[type[BaseModel], ...] = (NewMemory, NewTenant, TenantChange, ChatQuestion, CompletionQuestion, Answer)
+_BODIES: tuple[type[BaseModel], ...] = (
+    NewMemory,
+    MemoryUpdate,
+    NewTenant,
+    TenantChange,
+    ChatQuestion,
+    CompletionQuestion,
+    Answer,
+)
 _REF = "#/components/schemas/{model}"
 _DESCRIPTION = """Long-term memory for language models that lives in weights. A context is distilled into a LoRA
 adapter; questions are answered with the memory that a gate chooses, or without one.
@@ -65,6 +81,7 @@ def _document(app: FastAPI, limits: LimitSettings) -> Document:
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
     schemas["NewMemory"]["properties"]["title"]["maxLength"] = limits.title_chars
+    schemas["MemoryUpdate"]["properties"]["title"]["anyOf"][0]["maxLength"] = limits.title_chars
     _drop_unused_validation_error(document)
     return document
 

@@ -53,6 +53,23 @@ class NewMemory(Input):
         return self
 
 
+class MemoryUpdate(Input):
+    """A new version of a memory's context: a text or the messages of a chat. Title and metadata stay if not given."""
+
+    model_config = ConfigDict(json_schema_extra=_one_source_in_schema)
+
+    title: Printable | None = None
+    text: str | None = None
+    messages: list[Message] | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> MemoryUpdate:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("Send either 'text' or 'messages'")
+        return self
+
+
 class NewTenant(Input):
     name: Printable = Field(max_length=200)
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
@@ -132,7 +149,8 @@ class ErrorAnswer(BaseModel):
 class MemoryObject(BaseModel):
     """A memory. `digest` and `bytes` are of its current adapter; times are Unix seconds.
 
-    Of a deleted memory only ids and times are shown; `purged_at` is when its last object was removed.
+    `job_id` is its newest job. While that makes a new version, or if it failed, everything else is of the version that
+    serves. Of a deleted memory only ids and times are shown; `purged_at` is when its last object was removed.
     """
 
     id: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from core.errors import Unavailable
-from core.jobs import fairness
 from core.logs import get_logger
 from core.metrics import OrchestratorMetrics
 from core.settings import JobSettings
@@ -16,9 +15,6 @@ from core.truth import jobs, workers
 from core.truth.database import Database, exclusive
 from core.truth.records import WorkerRecord
 from orchestrator.celery_app import Doorbells
-
-QUANTUM_SECONDS = 30.0
-"""Device-seconds that a tenant of weight 1 is granted per round."""
 
 _log = get_logger(__name__)
 
@@ -53,38 +49,22 @@ class Dispatcher:
         return rung
 
     def _decide(self, connection: Connection) -> tuple[Rung, list[float]]:
-        capacity = capacity_of(workers.alive(connection, "distillation"))
         flight = jobs.in_flight(connection)
+        capacity = free_capacity(workers.alive(connection, "distillation"), flight.busy)
         again = jobs.ring_overdue(
             connection,
             timeout_seconds=self._settings.doorbell_timeout_seconds,
-            limit=capacity - flight.running,  # a doorbell is only late if somebody was free to answer it
+            limit=capacity,  # a doorbell is only late if somebody was free to answer it
         )
-        free = capacity + self._settings.dispatch_buffer - flight.running - flight.unanswered
-        if free <= 0:
-            return Rung((), tuple(again)), []
-        dispatched, waits = self._dispatch(connection, flight, free)
-        return Rung(tuple(dispatched), tuple(again)), waits
+        free = capacity + self._settings.dispatch_buffer - flight.unanswered
+        departures = self._dispatch(connection, flight, free) if free > 0 else []
+        waits = [departure.seconds_since_admission for departure in departures if departure.first]
+        return Rung(tuple(departure.job_id for departure in departures), tuple(again)), waits
 
-    def _dispatch(self, connection: Connection, flight: jobs.InFlight, free: int) -> tuple[list[str], list[float]]:
+    def _dispatch(self, connection: Connection, flight: jobs.InFlight, free: int) -> list[jobs.Departure]:
         cap = self._settings.in_flight_per_tenant
         contenders = jobs.dispatchable(connection, flight, in_flight_per_tenant=cap, heads=min(free, cap) + 1)
-        selection = fairness.select(contenders, free, QUANTUM_SECONDS)
-        owners = {job.job_id: tenant.tenant_id for tenant in contenders for job in tenant.waiting}
-        deficits = dict(selection.deficits)
-        dispatched, waits = [], []
-        for job in selection.picked:
-            departure = jobs.mark_dispatched(connection, job.job_id)
-            if departure is None:  # cancelled or claimed this very moment: not to be paid for
-                deficits[owners[job.job_id]] += job.cost
-                continue
-            dispatched.append(job.job_id)
-            if departure.first:
-                waits.append(departure.seconds_since_admission)
-        before = {tenant.tenant_id: (tenant.deficit, tenant.turn) for tenant in contenders}
-        changed = {id_: d for id_, d in deficits.items() if (d, selection.turns[id_]) != before[id_]}
-        jobs.charge(connection, changed, selection.turns)
-        return dispatched, waits
+        return jobs.depart(connection, contenders, free, lambda job_id: jobs.mark_dispatched(connection, job_id))
 
     def _ring(self, job_ids: Sequence[str]) -> None:
         """Stops at the first that the broker does not take; the rest are rung at the next pass."""
@@ -100,6 +80,9 @@ class Dispatcher:
             _log.info("doorbell rung", job_id=job_id)
 
 
-def capacity_of(alive: Sequence[WorkerRecord]) -> int:
-    """Jobs that these workers can run at once; a worker that does not say runs one."""
-    return sum(int(worker.info.get("capacity", 1)) for worker in alive)
+def free_capacity(alive: Sequence[WorkerRecord], busy: Collection[str]) -> int:
+    """Jobs that the idle workers can begin at once; a worker that does not say begins one.
+
+    A busy worker has no room, whatever its capacity: it begins its jobs together, as one pack.
+    """
+    return sum(int(worker.info.get("capacity", 1)) for worker in alive if worker.id not in busy)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -82,6 +83,11 @@ class Api:
         """Offers a context: `title`, `text` or `messages`, `collection?`, `metadata?`; `{id, job_id, status, …}`."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._call("POST", "/v1/memories", json=dict(fields), headers=headers)
+
+    def update(self, memory_id: str, fields: Mapping[str, Any], idempotency_key: str | None = None) -> Json:
+        """A new version of a memory: `text` or `messages`, `title?`, `metadata?`; as `remember`."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._call("PUT", f"/v1/memories/{quote(memory_id, safe='')}", json=dict(fields), headers=headers)
 
     def memory(self, memory_id: str) -> Json:
         return self._call("GET", f"/v1/memories/{memory_id}")

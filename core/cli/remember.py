@@ -22,23 +22,33 @@ def remember(
     title: Annotated[str | None, typer.Option(help="What it is called; default: the file's name.")] = None,
     collection: Annotated[str | None, typer.Option(help="The collection it belongs to.")] = None,
     metadata: Annotated[list[str] | None, typer.Option("--meta", help="KEY=VALUE, as often as needed.")] = None,
+    update: Annotated[str | None, typer.Option(metavar="MEMORY_ID", help="Make it that memory's new version.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Makes a repeated call return the first one's.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the memory is ready.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the memory as JSON.")] = False,
 ) -> None:
-    """Distil a text or a chat into a memory, and show the progress until it is ready."""
-    fields = context_of(_read(file), title or _title_of(file))
+    """Distil a text or a chat into a memory, and show the progress until it is ready.
+
+    With --update the memory serves its old version until then; its title stays, unless --title or a chat names another.
+    """
+    if update and collection:
+        raise InvalidRequest("A memory stays in its collection; leave --collection out with --update.")
+    fields = context_of(_read(file), title or ("" if update else _title_of(file)))
+    name = fields["title"] or _title_of(file)
+    if not fields["title"]:
+        del fields["title"]
     if collection:
         fields["collection"] = collection
     if metadata:
         fields["metadata"] = dict(_pair(text) for text in metadata)
     progress = console(stderr=as_json)
     with open_api(Settings()) as api:
-        memory = api.remember(fields, idempotency_key)
+        memory = api.update(update, fields, idempotency_key) if update else api.remember(fields, idempotency_key)
         if wait:
-            (job,) = watch_jobs([Watched(api, memory["job_id"], fields["title"])], progress)
+            (job,) = watch_jobs([Watched(api, memory["job_id"], name)], progress)
             if job["status"] != "succeeded":
-                progress.print(f"[red]The memory did not come about:[/] {escape(why(job))}")
+                what = "new version" if update else "memory"
+                progress.print(f"[red]The {what} did not come about:[/] {escape(why(job))}")
                 raise typer.Exit(1)
             memory = api.memory(memory["id"])
     if as_json:

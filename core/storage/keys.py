@@ -1,6 +1,7 @@
 """Where each object lives. Keys are made of ids that LatentBank gave out, never of what a tenant wrote.
 
 tenants/<tenant>/memories/<memory>/context.json
+tenants/<tenant>/memories/<memory>/contexts/<job>.json, of later versions
 tenants/<tenant>/memories/<memory>/adapters/<version>/<epoch>-<token>/manifest.json and the adapter's files
 """
 
@@ -16,6 +17,7 @@ from core.storage.object_store import check_key, check_segment
 MANIFEST_NAME = "manifest.json"
 ROOT = "tenants"
 
+_CONTEXT = re.compile(r"contexts/job_[a-z2-7]{26}\.json")
 _ADAPTER = re.compile(r"adapters/(\d+)/(\d+)-([^/]+)/([^/]+)")
 
 
@@ -34,6 +36,13 @@ def memory_prefix(tenant_id: str, memory_id: str) -> str:
 
 def context_key(tenant_id: str, memory_id: str) -> str:
     return f"{memory_prefix(tenant_id, memory_id)}/context.json"
+
+
+def revised_context_key(tenant_id: str, memory_id: str, job_id: str) -> str:
+    """The context of a later version, by the job that makes it; the one that serves stays beside it meanwhile."""
+    if not is_id("job", job_id):
+        raise InvalidKey(f"{job_id[:80]!r} is not a job's id.")
+    return f"{memory_prefix(tenant_id, memory_id)}/contexts/{job_id}.json"
 
 
 def version_prefix(tenant_id: str, memory_id: str, version: int) -> str:
@@ -69,7 +78,7 @@ def owner_of(key: str) -> KeyOwner | None:
     _, tenant_id, _, memory_id, rest = parts
     if not (is_id("tenant", tenant_id) and is_id("mem", memory_id)):
         return None
-    if rest == "context.json":
+    if rest == "context.json" or _CONTEXT.fullmatch(rest):
         return KeyOwner(tenant_id, memory_id)
     match = _ADAPTER.fullmatch(rest)
     if match is None:

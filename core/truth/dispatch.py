@@ -2,51 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select, true, update
 
+from core.jobs import fairness
 from core.jobs.fairness import Contender, Waiting, decayed
 from core.jobs.states import State
 from core.truth.clock import from_now, now
 from core.truth.tables import fair_shares, jobs, tenants
 
+QUANTUM_SECONDS = 30.0
+"""Device-seconds that a tenant of weight 1 is granted per round."""
+
 _HALF_LIFE_SECONDS = 3600.0
-_WAITING: ColumnElement[bool] = and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_(None))
-_DISPATCHED: ColumnElement[bool] = and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_not(None))
+WAITING: ColumnElement[bool] = and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_(None))
+DISPATCHED: ColumnElement[bool] = and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_not(None))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Jobs that have left the backlog: how many run, how many wait for a worker to answer their doorbell."""
+    """Jobs that have left the backlog: how many run, how many wait for a worker to answer their doorbell.
+
+    `busy` are the workers that run any.
+    """
 
     running: int
     unanswered: int
     by_tenant: dict[str, int]
+    busy: frozenset[str]
 
 
 def in_flight(connection: Connection) -> InFlight:
     rows = connection.execute(
-        select(jobs.c.tenant_id, jobs.c.state, func.count())
-        .where(or_(jobs.c.state == State.RUNNING, _DISPATCHED))
-        .group_by(jobs.c.tenant_id, jobs.c.state)
+        select(jobs.c.tenant_id, jobs.c.state, jobs.c.worker_id, func.count())
+        .where(or_(jobs.c.state == State.RUNNING, DISPATCHED))
+        .group_by(jobs.c.tenant_id, jobs.c.state, jobs.c.worker_id)
     ).all()
     by_tenant: dict[str, int] = {}
-    for tenant_id, _, count in rows:
+    for tenant_id, _, _, count in rows:
         by_tenant[tenant_id] = by_tenant.get(tenant_id, 0) + count
-    running = sum(count for _, state, count in rows if state == State.RUNNING)
-    return InFlight(running, sum(by_tenant.values()) - running, by_tenant)
+    running = sum(count for _, state, _, count in rows if state == State.RUNNING)
+    busy = frozenset(worker for _, state, worker, _ in rows if state == State.RUNNING)
+    return InFlight(running, sum(by_tenant.values()) - running, by_tenant, busy)
 
 
 def dispatchable(
-    connection: Connection, flight: InFlight, *, in_flight_per_tenant: int, heads: int
+    connection: Connection,
+    flight: InFlight,
+    *,
+    in_flight_per_tenant: int,
+    heads: int,
+    among: ColumnElement[bool] | None = None,
 ) -> tuple[Contender, ...]:
     """The first `heads` waiting jobs of every tenant, by priority and then age, with the tenants' shares.
 
-    Locks the shares; until its end the transaction may wait for no other lock.
+    `among` narrows the jobs down. Locks the shares; until its end the transaction may wait for no other lock.
     """
-    waiting = _heads(connection, heads)
+    waiting = _heads(connection, heads, true() if among is None else among)
     share = fair_shares.c
     rows = connection.execute(
         select(tenants.c.id, tenants.c.weight, share.deficit_seconds, share.turn, share.updated_at, now().label("now"))
@@ -68,10 +85,34 @@ def dispatchable(
     )
 
 
+def depart(
+    connection: Connection, contenders: Sequence[Contender], free: int, take: Callable[[str], T | None]
+) -> list[T]:
+    """Picks up to `free` jobs fairly, has each taken by `take`, and writes the shares, in the contenders' transaction.
+
+    `take` answers `None` for a job that can't leave after all; its tenant does not pay for it.
+    """
+    selection = fairness.select(contenders, free, QUANTUM_SECONDS)
+    owners = {job.job_id: tenant.tenant_id for tenant in contenders for job in tenant.waiting}
+    deficits = dict(selection.deficits)
+    taken = []
+    for job in selection.picked:
+        what = take(job.job_id)
+        if what is None:
+            deficits[owners[job.job_id]] += job.cost
+        else:
+            taken.append(what)
+    before = {tenant.tenant_id: (tenant.deficit, tenant.turn) for tenant in contenders}
+    changed = {id_: d for id_, d in deficits.items() if (d, selection.turns[id_]) != before[id_]}
+    charge(connection, changed, selection.turns)
+    return taken
+
+
 @dataclass(frozen=True, slots=True)
 class Departure:
     """A job that left the backlog: for the first time, or again after a lost attempt; seconds since its admission."""
 
+    job_id: str
     first: bool
     seconds_since_admission: float
 
@@ -81,7 +122,7 @@ def mark_dispatched(connection: Connection, job_id: str) -> Departure | None:
 
     `None` where it does not wait any more, or somebody is just changing it.
     """
-    mine = select(jobs.c.id).where(jobs.c.id == job_id, _WAITING).with_for_update(skip_locked=True)
+    mine = select(jobs.c.id).where(jobs.c.id == job_id, WAITING).with_for_update(skip_locked=True)
     if connection.execute(mine).one_or_none() is None:
         return None
     row = connection.execute(
@@ -90,7 +131,7 @@ def mark_dispatched(connection: Connection, job_id: str) -> Departure | None:
         .values(dispatched_at=now(), rung_at=now(), charged_seconds=jobs.c.cost_estimate_seconds)
         .returning(jobs.c.dispatched_at, jobs.c.created_at, jobs.c.epoch)
     ).one()
-    return Departure(row.epoch == 0, max(0.0, (row.dispatched_at - row.created_at).total_seconds()))
+    return Departure(job_id, row.epoch == 0, max(0.0, (row.dispatched_at - row.created_at).total_seconds()))
 
 
 def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:
@@ -115,7 +156,7 @@ def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) 
     job_ids = list(
         connection.execute(
             select(jobs.c.id)
-            .where(_DISPATCHED, late)
+            .where(DISPATCHED, late)
             .order_by(jobs.c.dispatched_at, jobs.c.created_at, jobs.c.id)
             .limit(max(0, limit))
             .with_for_update(skip_locked=True)
@@ -132,12 +173,12 @@ def unring(connection: Connection, job_ids: Iterable[str]) -> None:
         connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.state == State.QUEUED).values(rung_at=None))
 
 
-def _heads(connection: Connection, heads: int) -> dict[str, list[Waiting]]:
+def _heads(connection: Connection, heads: int, among: ColumnElement[bool]) -> dict[str, list[Waiting]]:
     place = func.row_number().over(
         partition_by=jobs.c.tenant_id, order_by=(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
     )
     columns = (jobs.c.id, jobs.c.tenant_id, jobs.c.cost_estimate_seconds, place.label("place"))
-    queue = select(*columns).where(_WAITING).subquery()
+    queue = select(*columns).where(WAITING, among).subquery()
     rows = connection.execute(select(queue).where(queue.c.place <= heads).order_by(queue.c.tenant_id, queue.c.place))
     waiting: dict[str, list[Waiting]] = {}
     for row in rows:

@@ -8,19 +8,34 @@ from sqlalchemy import Connection, func, select
 
 from core.errors import NotFound
 from core.jobs.states import Reason, State
-from core.truth.dispatch import InFlight, charge, dispatchable, in_flight, mark_dispatched, ring_overdue, unring
-from core.truth.leases import advance, claim, finish, give_up, publish, reap, release, renew
+from core.truth.dispatch import (
+    Departure,
+    InFlight,
+    charge,
+    depart,
+    dispatchable,
+    in_flight,
+    mark_dispatched,
+    ring_overdue,
+    unring,
+)
+from core.truth.leases import advance, claim, finish, give_up, publish, reap, release, renew, run_together, tell
 from core.truth.memories import older_than
+from core.truth.packing import PackLimits, claim_mates
 from core.truth.records import Job, JobEvent
 from core.truth.tables import job_events, jobs
 from core.truth.transitions import cancel, job_of, lock_job
 
 __all__ = [
+    "Departure",
     "InFlight",
+    "PackLimits",
     "advance",
     "charge",
     "claim",
+    "claim_mates",
     "count_by_state",
+    "depart",
     "dispatchable",
     "finish",
     "get_job",
@@ -37,6 +52,8 @@ __all__ = [
     "renew",
     "request_cancel",
     "ring_overdue",
+    "run_together",
+    "tell",
     "unring",
 ]
 

@@ -7,6 +7,7 @@ valid. Whoever lost the lease changes nothing.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, select, update
@@ -29,13 +30,19 @@ from core.jobs.states import (
 from core.truth.clock import from_now, now
 from core.truth.database import exclusive
 from core.truth.records import Claim, Job, Memory, Publication, Renewal
+from core.truth.revisions import revised, revised_fields
 from core.truth.tables import jobs, memories
-from core.truth.transitions import apply, bump_bank, job_of, lock_job, state_of
+from core.truth.transitions import apply, bump_bank, job_of, lock_job, state_of, write_event
 
 
-def claim(connection: Connection, job_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Takes a waiting job: epoch + 1, a fresh token, a lease from now; `None` where there is nothing to take."""
-    row = lock_job(connection, job_id)
+def claim(
+    connection: Connection, job_id: str, worker_id: str, lease_seconds: float, *, skip_locked: bool = False
+) -> Claim | None:
+    """Takes a waiting job: epoch + 1, a fresh token, a lease from now; `None` where there is nothing to take.
+
+    With `skip_locked` also where another transaction is just changing the job.
+    """
+    row = lock_job(connection, job_id, skip_locked=skip_locked)
     if row is None or State(row.state) is not State.QUEUED:
         return None
     token = secrets.token_hex(8)
@@ -49,11 +56,13 @@ def claim(connection: Connection, job_id: str, worker_id: str, lease_seconds: fl
         token=token,
         lease_until=from_now(lease_seconds),
         started_at=now(),
+        pack_jobs=1,
     )
     if changed is None:
         return None
     memory = connection.execute(select(memories).where(memories.c.id == row.memory_id)).one()
-    return Claim(job_of(changed), Memory(**memory._mapping), changed.epoch, token, changed.lease_until)
+    to_make = revised(connection, Memory(**memory._mapping), row.id)
+    return Claim(job_of(changed), to_make, changed.epoch, token, changed.lease_until)
 
 
 def renew(connection: Connection, claim: Claim, lease_seconds: float) -> Renewal:
@@ -83,6 +92,19 @@ def advance(
     return _held_transition(
         connection, claim, Advanced(Phase(phase), progress), message=message, data=data, level=level
     )
+
+
+def run_together(connection: Connection, claims: Sequence[Claim]) -> None:
+    """The claims' jobs share one run from here on, and the device with it: each is settled for its part."""
+    for claim in sorted(claims, key=lambda claim: claim.job.id):
+        connection.execute(update(jobs).where(_held(claim)).values(pack_jobs=len(claims)))
+
+
+def tell(connection: Connection, claim: Claim, message: str) -> None:
+    """A warning among the job's events; it changes nothing, and a lost lease tells nothing."""
+    row = lock_job(connection, claim.job.id)
+    if row is not None and row.epoch == claim.epoch and row.token == claim.token:
+        write_event(connection, row.id, "message", message, level="warning")
 
 
 def publish(connection: Connection, claim: Claim, publication: Publication) -> bool:
@@ -115,8 +137,8 @@ def publish(connection: Connection, claim: Claim, publication: Publication) -> b
             adapter_digest=publication.adapter_digest,
             manifest_key=publication.manifest_key,
             adapter_bytes=publication.adapter_bytes,
-            base_digest=publication.base_digest,
             updated_at=now(),
+            **(revised_fields(connection, row.id) | {"base_digest": publication.base_digest}),
         )
     )
     bump_bank(connection, row.tenant_id)

@@ -42,27 +42,19 @@ def admit(
     tenant already has `backlog_limit` jobs that wait, `IdempotencyConflict` as `find_idempotent`, `NotFound` without
     the tenant.
     """
-    _lock_tenant(connection, new.tenant_id)
+    lock_tenant(connection, new.tenant_id)
     if idempotency_key is not None:
         if body_sha256 is None:
             raise ValueError("An idempotency key needs the body's digest.")
         earlier = find_idempotent(connection, new.tenant_id, idempotency_key, body_sha256)
         if earlier is not None:
             return *earlier, False
-    _refuse_overflow(connection, new.tenant_id, backlog_limit)
+    refuse_overflow(connection, new.tenant_id, backlog_limit)
     _insert_memory(connection, new)
-    job_id = _insert_job(connection, new)
+    job_id, message = new_id("job"), "The memory is accepted; its job waits."
+    insert_job(connection, job_id, new.tenant_id, new.id, message, new.cost_estimate_seconds, new.priority)
     if idempotency_key is not None:
-        connection.execute(
-            insert(idempotency_keys).values(
-                tenant_id=new.tenant_id,
-                key=idempotency_key,
-                body_sha256=body_sha256,
-                memory_id=new.id,
-                job_id=job_id,
-                created_at=now(),
-            )
-        )
+        note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.id, job_id)
     return get_memory(connection, new.tenant_id, new.id), job_of(read_job(connection, job_id)), True
 
 
@@ -179,14 +171,14 @@ def _memory_of(row: Row[Any]) -> Memory:
     return Memory(**{name: row._mapping[name] for name in Memory.__slots__})
 
 
-def _lock_tenant(connection: Connection, tenant_id: str) -> None:
+def lock_tenant(connection: Connection, tenant_id: str) -> None:
     """Admissions of one tenant go one after the other: that makes its backlog limit and its idempotency keys exact."""
     query = select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update(key_share=True)
     if connection.execute(query).one_or_none() is None:
         raise NotFound(f"There is no tenant '{tenant_id}'.")
 
 
-def _refuse_overflow(connection: Connection, tenant_id: str, backlog_limit: int) -> None:
+def refuse_overflow(connection: Connection, tenant_id: str, backlog_limit: int) -> None:
     waiting = select(jobs.c.id).where(jobs.c.tenant_id == tenant_id, jobs.c.state == State.QUEUED).limit(backlog_limit)
     if connection.execute(select(func.count()).select_from(waiting.subquery())).scalar_one() >= backlog_limit:
         raise BacklogFull
@@ -213,33 +205,49 @@ def _insert_memory(connection: Connection, new: NewMemory) -> None:
     )
 
 
-def _insert_job(connection: Connection, new: NewMemory) -> str:
-    job_id = new_id("job")
+def insert_job(
+    connection: Connection,
+    job_id: str,
+    tenant_id: str,
+    memory_id: str,
+    message: str,
+    cost_estimate_seconds: float,
+    priority: int = 0,
+) -> None:
+    """A job that waits, and its first event."""
     queued = transition(JobState(), Accepted())
     connection.execute(
         insert(jobs).values(
             id=job_id,
-            tenant_id=new.tenant_id,
-            memory_id=new.id,
+            tenant_id=tenant_id,
+            memory_id=memory_id,
             state=queued.state.value,
             progress=queued.progress,
             epoch=queued.epoch,
             attempts=queued.attempts,
             cancel_requested=queued.cancel_requested,
-            priority=new.priority,
-            cost_estimate_seconds=new.cost_estimate_seconds,
+            priority=priority,
+            cost_estimate_seconds=cost_estimate_seconds,
             charged_seconds=0.0,
             created_at=now(),
         )
     )
-    write_event(
-        connection,
-        job_id,
-        "state",
-        "The memory is accepted; its job waits.",
-        data={"state": queued.state.value, "progress": 0.0},
+    write_event(connection, job_id, "state", message, data={"state": queued.state.value, "progress": 0.0})
+
+
+def note_idempotency(
+    connection: Connection, tenant_id: str, key: str, body_sha256: str | None, memory_id: str, job_id: str
+) -> None:
+    connection.execute(
+        insert(idempotency_keys).values(
+            tenant_id=tenant_id,
+            key=key,
+            body_sha256=body_sha256,
+            memory_id=memory_id,
+            job_id=job_id,
+            created_at=now(),
+        )
     )
-    return job_id
 
 
 def _lock_open_jobs(connection: Connection, memory_id: str) -> list[Row[Any]]:

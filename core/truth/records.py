@@ -46,6 +46,24 @@ class NewMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class NewRevision:
+    """A new version of a memory to admit; its context object is already stored under `context_key`."""
+
+    job_id: str
+    memory_id: str
+    tenant_id: str
+    title: str
+    metadata: dict[str, Any]
+    kind: Literal["text", "chat"]
+    context_key: str
+    context_sha256: str
+    context_bytes: int
+    context_tokens: int
+    base_digest: str
+    cost_estimate_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     id: str
     tenant_id: str
@@ -109,7 +127,10 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to run a job until `lease_until`, as long as the job's row still has this epoch and token."""
+    """The right to run a job until `lease_until`, as long as the job's row still has this epoch and token.
+
+    `memory` is as the job is to make it: with the context to distil, and what is published so far.
+    """
 
     job: Job
     memory: Memory

@@ -114,6 +114,7 @@ jobs = Table(
     Column("lease_until", Instant),
     Column("cost_estimate_seconds", Float, nullable=False),
     Column("charged_seconds", Float, nullable=False),
+    Column("pack_jobs", Integer),
     Column("created_at", Instant, nullable=False),
     Column("dispatched_at", Instant),
     Column("rung_at", Instant),
@@ -121,6 +122,20 @@ jobs = Table(
     Column("finished_at", Instant),
     Index(None, "tenant_id", "created_at", "id"),
     Index(None, "state", "tenant_id", "priority", "created_at"),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("job_id", Identifier, ForeignKey("jobs.id"), primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("metadata", Document, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("context_key", Text, nullable=False),
+    Column("context_sha256", String(64), nullable=False),
+    Column("context_bytes", BigInteger, nullable=False),
+    Column("context_tokens", Integer, nullable=False),
+    Column("base_digest", Text, nullable=False),
 )
 
 job_events = Table(

@@ -161,10 +161,11 @@ def _event_data(after: JobState) -> dict[str, Any]:
 
 
 def _settle(connection: Connection, row: Row[Any]) -> None:
-    """Corrects what the tenant was charged at dispatch by what the claim really took."""
+    """Corrects what the tenant was charged at dispatch by what the claim really took: its part of a shared run."""
     used = 0.0
     if State(row.state) is State.RUNNING and row.started_at is not None:
-        used = max(0.0, (connection.execute(select(now())).scalar_one() - row.started_at).total_seconds())
+        seconds = (connection.execute(select(now())).scalar_one() - row.started_at).total_seconds()
+        used = max(0.0, seconds) / (row.pack_jobs or 1)
     if used == row.charged_seconds:
         return
     connection.execute(

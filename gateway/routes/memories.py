@@ -1,7 +1,9 @@
-"""Memories: remember, list, look at, forget."""
+"""Memories: remember, remember anew, list, look at, forget."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -16,8 +18,9 @@ from gateway.auth import CurrentTenant
 from gateway.bodies import read_json
 from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
+from gateway.revising import revise_memory
 from gateway.routes.parameters import AfterMemory, Limit, known_id
-from gateway.schemas import MemoryDeleted, MemoryObject, NewMemory, Page
+from gateway.schemas import MemoryDeleted, MemoryObject, MemoryUpdate, NewMemory, Page
 from gateway.services import Parts, Services
 from gateway.views import memory_deleted, memory_object, page
 
@@ -47,17 +50,36 @@ async def remember(
     request: Request, response: Response, parts: Parts, tenant: CurrentTenant, idempotency_key: IdempotencyKey = None
 ) -> MemoryObject:
     """Takes a context in; a job distils it. The answer names both."""
-    try:
+    with _counted(parts):
         offer, _ = await read_json(request, NewMemory, parts.settings.limits.body_bytes)
         # One thread from the checks to the commit: a client that leaves can't leave half of it behind.
         admission = await run_in_threadpool(_take_in, parts, tenant, offer, idempotency_key)
-    except LatentBankError as problem:
-        parts.metrics.admitted.labels(outcome=problem.code).inc()
-        raise
-    parts.metrics.admitted.labels(outcome="accepted" if admission.created else "replayed").inc()
-    if not admission.created:
-        response.headers[REPLAYED_HEADER] = "true"
-    return memory_object(admission.memory, admission.job.id)
+    return _answer(parts, admission, response)
+
+
+@router.put(
+    "/v1/memories/{memory_id}",
+    status_code=202,
+    response_model=MemoryObject,
+    responses=errors(400, 401, 404, 409, 413, 429, 503),
+    openapi_extra=takes(MemoryUpdate),
+)
+async def remember_anew(
+    memory_id: str,
+    request: Request,
+    response: Response,
+    parts: Parts,
+    tenant: CurrentTenant,
+    idempotency_key: IdempotencyKey = None,
+) -> MemoryObject:
+    """Takes a new version of a memory's context in; the old version serves until the new one is ready.
+
+    A 409 where the memory is deleted, or a job of it has not ended yet.
+    """
+    with _counted(parts):
+        update, _ = await read_json(request, MemoryUpdate, parts.settings.limits.body_bytes)
+        admission = await run_in_threadpool(_revise, parts, tenant, known_id("mem", memory_id), update, idempotency_key)
+    return _answer(parts, admission, response)
 
 
 @router.get("/v1/memories", responses=errors(400, 401, 503))
@@ -99,6 +121,22 @@ def forget(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryDeleted
         return memory_deleted(delete_memory(connection, tenant.id, known_id("mem", memory_id)))
 
 
+@contextmanager
+def _counted(parts: Services) -> Iterator[None]:
+    try:
+        yield
+    except LatentBankError as problem:
+        parts.metrics.admitted.labels(outcome=problem.code).inc()
+        raise
+
+
+def _answer(parts: Services, admission: Admission, response: Response) -> MemoryObject:
+    parts.metrics.admitted.labels(outcome="accepted" if admission.created else "replayed").inc()
+    if not admission.created:
+        response.headers[REPLAYED_HEADER] = "true"
+    return memory_object(admission.memory, admission.job.id)
+
+
 def _take_in(parts: Services, tenant: Tenant, offer: NewMemory, idempotency_key: str | None) -> Admission:
     limits = parts.settings.limits
     context = check_context(offer, limits, parts.base.base)
@@ -110,5 +148,22 @@ def _take_in(parts: Services, tenant: Tenant, offer: NewMemory, idempotency_key:
             database=parts.database,
             store=parts.store,
             limits=limits,
+            recipe=parts.settings.recipe,
+        )
+
+
+def _revise(
+    parts: Services, tenant: Tenant, memory_id: str, update: MemoryUpdate, idempotency_key: str | None
+) -> Admission:
+    with bind(tenant_id=tenant.id):
+        return revise_memory(
+            tenant.id,
+            memory_id,
+            update,
+            idempotency_key,
+            database=parts.database,
+            store=parts.store,
+            base=parts.base.base,
+            limits=parts.settings.limits,
             recipe=parts.settings.recipe,
         )

@@ -1,7 +1,7 @@
 """`python -m workers.distillation`: the supervisor of one distillation worker.
 
 It prepares the base model (in a child), runs a Celery worker with one pool process (pool.py), announces itself, and
-serves metrics. SIGTERM or Ctrl-C is a planned shutdown: the running job goes back to the queue and its attempt does not
+serves metrics. SIGTERM or Ctrl-C is a planned shutdown: the running jobs go back to the queue and their attempts do not
 count. No process but the trainer's ever imports torch.
 """
 
@@ -110,7 +110,7 @@ def _check_store(settings: Settings) -> None:
 
 def _info(settings: Settings, base: BaseDescription) -> dict[str, Any]:
     return {
-        "capacity": 1,
+        "capacity": settings.distillation.pack,
         "base_digest": base.digest,
         "name": base.name,
         "ranks": settings.distillation.ranks,

@@ -13,15 +13,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from core.errors import TrainerLost
 from core.ids import new_id
 from core.logs import get_logger
-from workers.distillation.runs import Progress, ProgressReader, RunRequest, RunResult, ask_to_cancel, place, read_result
+from workers.distillation.runs import (
+    MemoryResult,
+    OutcomeReader,
+    Progress,
+    ProgressReader,
+    RunRequest,
+    RunResult,
+    ask_to_cancel,
+    ask_to_leave_out,
+    place,
+    read_result,
+)
 
 _log = get_logger(__name__)
 _TAIL_BYTES = 4000
@@ -43,6 +55,21 @@ class Interrupted(Exception):
     def __init__(self, why: Interruption) -> None:
         super().__init__(str(why))
         self.why = why
+
+
+class Follower(Protocol):
+    """Who asked for a run and hears how it goes, always from the thread that runs it."""
+
+    def on_progress(self, line: Progress) -> None: ...
+
+    def on_outcome(self, result: MemoryResult) -> None:
+        """One memory has ended; its files are there until this returns, also where the group has died since."""
+
+    def left_out(self) -> Collection[str]:
+        """The memories that the run is to go on without."""
+
+    def interruption(self) -> Interruption | None:
+        """Why the run as a whole is to end early, if it is."""
 
 
 class TrainerGroup:
@@ -90,30 +117,22 @@ class TrainerGroup:
                 self._directory = self._spawn()
             return self._directory / "inbox"
 
-    @contextlib.contextmanager
-    def run(
-        self,
-        prepare: Callable[[Path], RunRequest],
-        on_progress: Callable[[Progress], None],
-        interruption: Callable[[], Interruption | None],
-    ) -> Iterator[RunResult]:
-        """Runs what `prepare` asks for, given a fresh directory to put files in; the `with` ends that directory.
+    def run(self, prepare: Callable[[Path], RunRequest], follower: Follower) -> RunResult:
+        """Runs what `prepare` asks for, given a fresh directory to put files in, which ends with the run.
 
-        Raises `Interrupted` when `interruption` says so, and `TrainerLost` when the group does not live to answer. Any
-        other exception on the way, of `on_progress` too, ends the group: its run is nobody's any more.
+        Raises `Interrupted` when the follower says so, and `TrainerLost` when the group does not live to answer. Any
+        other exception on the way, of the follower too, ends the group: its run is nobody's any more.
         """
         run_id = new_id("run")
         directory = self.start() / run_id
-        directory.mkdir()
         try:
-            try:
-                place(directory, prepare(directory))
-                result = self._wait(directory, on_progress, interruption)
-            except BaseException as ended:
-                if not (isinstance(ended, Interrupted) and ended.why is Interruption.CANCELLED):
-                    self.kill()
-                raise
-            yield result
+            directory.mkdir()
+            place(directory, prepare(directory))
+            return self._wait(directory, follower)
+        except BaseException as ended:
+            if not (isinstance(ended, Interrupted) and ended.why is Interruption.CANCELLED):
+                self.kill()
+            raise
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -168,22 +187,25 @@ class TrainerGroup:
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _wait(
-        self,
-        directory: Path,
-        on_progress: Callable[[Progress], None],
-        interruption: Callable[[], Interruption | None],
-    ) -> RunResult:
-        reader = ProgressReader(directory)
+    def _wait(self, directory: Path, follower: Follower) -> RunResult:
+        progress, outcomes = ProgressReader(directory), OutcomeReader(directory)
+        left_out: set[str] = set()
         self._shorten_log()
         heard = time.monotonic()
         while True:
             alive = self.alive
             result = read_result(directory)
-            for line in reader.read():
+            ended = list(outcomes.read(result))  # first, so that no line is read after the outcome that it precedes
+            for line in progress.read():
                 heard = time.monotonic()
-                on_progress(line)
-            if (why := interruption()) is not None:
+                follower.on_progress(line)
+            for outcome in ended:
+                follower.on_outcome(outcome)
+                heard = time.monotonic()
+            for memory_id in set(follower.left_out()) - left_out:
+                ask_to_leave_out(directory, memory_id)
+                left_out.add(memory_id)
+            if (why := follower.interruption()) is not None:
                 raise self._interrupted(why, directory)
             if result is not None:
                 return result

@@ -20,10 +20,12 @@ from core.metrics import DistillationMetrics
 from core.settings import Settings
 from core.storage.opening import open_store
 from core.truth.database import Database
+from workers.distillation.attempt import Outcome
 from workers.distillation.exports import Exports
 from workers.distillation.group import TrainerGroup
 from workers.distillation.launch import trainer_environment
-from workers.distillation.task import Distillation, Outcome
+from workers.distillation.task import perform
+from workers.distillation.worker import Distillation
 
 Command = Callable[[Settings, Path, Mapping[str, str]], list[str]]
 """Makes the command line that starts a group, from the settings, its inbox and its environment."""
@@ -72,7 +74,7 @@ class PoolProcess:
         if self._distillation is None:
             self.open()
         assert self._distillation is not None
-        return self._distillation.perform(job_id)
+        return perform(self._distillation, job_id)
 
     def count(self, state: str) -> None:
         """Counts a delivery by the state that Celery gave it."""

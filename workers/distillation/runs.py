@@ -3,29 +3,41 @@
 INBOX/<run_id>/request.json          what to do
 INBOX/<run_id>/<memory_id>.json      a context object, as the gateway stored it
 INBOX/<run_id>/<memory_id>/          where the trainer exports that memory's adapter
-INBOX/<run_id>/progress.jsonl        {"phase", "progress", "message", "data"} per line
-INBOX/<run_id>/result.json           how it ended
+INBOX/<run_id>/progress.jsonl        {"phase", "progress", "message", "data"} per line, about data.memory_id
+INBOX/<run_id>/outcomes/<id>.json    how one memory ended, as soon as it has
+INBOX/<run_id>/result.json           how the run ended, with all outcomes
+INBOX/<run_id>/cancel.<memory_id>    go on without that memory
 INBOX/<run_id>/cancel                stop now
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+CANCELLED = "cancelled"
+"""The trainer's word for a memory that it left out."""
+_UNFORESEEN = "distillation_failed"
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryRequest:
-    """One context to distil: where it is, and the directory to export to."""
+    """One context to distil: where it is, and the directory to export to.
+
+    `start_from` is the directory of the adapter of an earlier version, where there is one.
+    """
 
     memory_id: str
+    tenant_id: str
     title: str
     kind: str
     context_path: str
     directory: str
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +54,9 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One line of progress; `progress` is the run's share done, 0 to 1."""
+    """One line of progress; `progress` is the memory's share done, 0 to 1. `memory_id` may be empty: of none."""
 
+    memory_id: str
     phase: str
     progress: float
     message: str
@@ -62,6 +75,11 @@ class MemoryResult:
     error: str | None
     error_code: str
 
+    @property
+    def unforeseen(self) -> bool:
+        """Whether the trainer did not foresee the error, so that its processes may be broken."""
+        return self.error is not None and self.error_code == _UNFORESEEN
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -70,9 +88,6 @@ class RunResult:
     ok: bool
     error: str | None
     memories: tuple[MemoryResult, ...]
-
-    def of(self, memory_id: str) -> MemoryResult | None:
-        return next((memory for memory in self.memories if memory.memory_id == memory_id), None)
 
 
 def place(directory: Path, request: RunRequest) -> None:
@@ -83,7 +98,13 @@ def place(directory: Path, request: RunRequest) -> None:
 
 
 def ask_to_cancel(directory: Path) -> None:
-    (directory / "cancel").touch()
+    with contextlib.suppress(FileNotFoundError):
+        (directory / "cancel").touch()
+
+
+def ask_to_leave_out(directory: Path, memory_id: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        (directory / f"cancel.{memory_id}").touch()
 
 
 class ProgressReader:
@@ -107,6 +128,26 @@ class ProgressReader:
                 yield progress
 
 
+class OutcomeReader:
+    """Reads the outcomes that are new since the last look."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "outcomes"
+        self._seen: set[str] = set()
+
+    def read(self, result: RunResult | None) -> Iterator[MemoryResult]:
+        """In the order in which they appeared; then those that only the result of the run names."""
+        paths = [path for path in self._directory.glob("*.json") if path.stem not in self._seen]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
+            self._seen.add(path.stem)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                yield _memory(json.loads(path.read_bytes()))
+        for memory in result.memories if result is not None else ():
+            if memory.memory_id not in self._seen:
+                self._seen.add(memory.memory_id)
+                yield memory
+
+
 def read_result(directory: Path) -> RunResult | None:
     """The result, or None while there is none that is whole."""
     try:
@@ -121,7 +162,9 @@ def _progress(line: bytes) -> Progress | None:
     try:
         fields = json.loads(line)
         share = min(1.0, max(0.0, float(fields["progress"])))
-        return Progress(str(fields["phase"]), share, str(fields.get("message", "")), dict(fields.get("data") or {}))
+        data = dict(fields.get("data") or {})
+        memory_id = str(data.pop("memory_id", ""))
+        return Progress(memory_id, str(fields["phase"]), share, str(fields.get("message", "")), data)
     except (ValueError, KeyError, TypeError):
         return None
 

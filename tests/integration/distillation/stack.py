@@ -17,11 +17,11 @@ from celery import Celery
 from core.ids import new_id
 from core.jobs.doorbells import QUEUE, TASK_NAME, celery_settings
 from core.settings import JobSettings, Settings
-from core.storage.keys import context_key
+from core.storage.keys import context_key, revised_context_key
 from core.storage.opening import open_store
-from core.truth import jobs, memories, workers
+from core.truth import jobs, memories, revisions, workers
 from core.truth.database import Database
-from core.truth.records import Job, Memory, NewMemory, WorkerRecord
+from core.truth.records import Job, Memory, NewMemory, NewRevision, WorkerRecord
 
 WAIT_SECONDS = 40.0
 # Long enough for a loaded machine's renewals, short enough to be waited for.
@@ -98,6 +98,19 @@ class Stack:
         )
         with self.database.begin() as connection:
             return memories.admit(connection, new, backlog_limit=10)[1].id
+
+    def revise(self, job_id: str, text: str) -> str:
+        """A new version of the job's memory."""
+        old, revision = self.memory(job_id), new_id("job")
+        data = json.dumps({"kind": "text", "title": old.title, "text": text}).encode()
+        fields = {name: getattr(old, name) for name in revisions.FIELDS} | {
+            "context_key": revised_context_key(old.tenant_id, old.id, revision),
+            "context_sha256": hashlib.sha256(data).hexdigest(),
+        }
+        open_store(self.settings).put(fields["context_key"], data)
+        new = NewRevision(revision, old.id, old.tenant_id, cost_estimate_seconds=1.0, **fields)
+        with self.database.begin() as connection:
+            return revisions.revise(connection, new, backlog_limit=10)[1].id
 
     def ring(self, job_id: str) -> None:
         app = Celery("bell")

@@ -5,38 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import update
 
-from core.settings import Settings
 from core.storage.opening import open_store
 from core.storage.publication import read_manifest
-from core.truth import jobs, tenants
+from core.truth import jobs
 from core.truth.clock import from_now
-from core.truth.database import Database
 from core.truth.tables import jobs as jobs_table
-from tests.fixtures.fake_trainer import make_fake_base
-from tests.integration.distillation.stack import JOBS, Stack, eventually, gone
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    settings = Settings(data_dir=tmp_path, base_model="fake", encoder="fake", jobs=JOBS, _env_file=None)
-    base = make_fake_base("fake", settings.base_dir)
-    database = Database(settings.resolved_database_url)
-    database.migrate()
-    with database.begin() as connection:
-        tenant = tenants.create_tenant(connection, "tenant")
-    pids = tmp_path / "pids"
-    command = ("tests.integration.distillation.supervisor", str(pids))
-    made = Stack(settings, database, tenant.id, base.digest, pids, command)
-    yield made
-    made.end()
-    database.dispose()
+from tests.integration.distillation.stack import Stack, eventually, gone
 
 
 def test_a_doorbell_becomes_a_memory_however_often_it_rings(stack: Stack) -> None:
@@ -55,6 +35,24 @@ def test_a_doorbell_becomes_a_memory_however_often_it_rings(stack: Stack) -> Non
     assert 'latentbank_job_attempts_total{outcome="succeeded"} 2.0' in metrics(stack)
     assert "latentbank_trainer_group_up 1.0" in metrics(stack)
     assert 'latentbank_job_seconds_count{phase="training"} 2.0' in metrics(stack)
+
+
+def test_a_memory_serves_its_old_version_until_its_new_one_is_there(stack: Stack) -> None:
+    stack.start()
+    first = stack.admit("train")
+    stack.ring(first)
+    stack.until(first, "succeeded")
+    old = stack.memory(first)
+    second = stack.revise(first, "wait go")
+    stack.ring(second)
+    stack.until_working(second)
+    assert (stack.memory(first).version, stack.memory(first).manifest_key) == (1, old.manifest_key)
+    (stack.settings.data_dir / "go").touch()
+    stack.until(second, "succeeded")
+    new = stack.memory(second)
+    assert (new.status, new.version) == ("ready", 2)
+    assert new.manifest_key is not None
+    assert read_manifest(open_store(stack.settings), new.manifest_key).training["started_from"] != "scratch"
 
 
 def metrics(stack: Stack) -> str:
@@ -93,10 +91,10 @@ def test_a_killed_supervisor_leaves_no_orphans_and_its_job_is_taken_back(stack: 
 
 def test_a_killed_pool_process_takes_its_group_along_and_is_replaced(stack: Stack) -> None:
     supervisor = stack.start()
-    job_id, other = stack.admit("deaf"), stack.admit("train")
+    job_id = stack.admit("deaf")
     stack.ring(job_id)
     stack.until_working(job_id)
-    group = stack.trainers()
+    group, other = stack.trainers(), stack.admit("train")
     for pid in pool_processes(supervisor):
         os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: all(gone(pid) for pid in group))

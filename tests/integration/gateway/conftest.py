@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import uvicorn
 from sqlalchemy import delete, func, select
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -60,6 +61,16 @@ class Gateway:
                 for table in (memories, jobs, job_events, idempotency_keys)
             }
         return {**rows, "objects": sum(1 for _ in self.services.store.list(""))}
+
+
+@pytest.fixture(scope="package", autouse=True)
+def plain_tracebacks() -> Iterator[None]:
+    """As in production; structlog's default renders the locals of every frame, for seconds on a busy machine."""
+    processors = structlog.get_config()["processors"]
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors[:-1], renderer])
+    yield
+    structlog.configure(processors=processors)
 
 
 @pytest.fixture(scope="package")

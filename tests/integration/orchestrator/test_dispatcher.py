@@ -76,6 +76,20 @@ def test_bells_ring_for_free_capacity_and_a_small_buffer_only(
     assert bells.rung == made[:5]
 
 
+def test_a_worker_that_runs_a_pack_has_no_room_until_the_pack_ends(
+    truth: Database, bells: Bells, metrics: OrchestratorMetrics
+) -> None:
+    made = admit_many(truth, add_tenant(truth), 9)
+    announce(truth, "worker", capacity=4)
+    settings = JobSettings(dispatch_buffer=1, in_flight_per_tenant=16, doorbell_timeout_seconds=-1)
+    dispatcher = Dispatcher(truth, bells, settings, metrics)
+    assert dispatcher.run_once().dispatched == tuple(made[:5])
+    with truth.begin() as connection:
+        assert jobs.claim(connection, made[0], "worker", 60) is not None
+    rung = dispatcher.run_once()
+    assert (rung.dispatched, rung.again) == ((), ()), "it runs one of four, and begins no other before that has ended"
+
+
 def test_without_workers_only_the_buffer_rings(truth: Database, bells: Bells, metrics: OrchestratorMetrics) -> None:
     tenant = add_tenant(truth)
     made = admit_many(truth, tenant, 3)

@@ -7,14 +7,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from core.errors import StorageError
+from core.ids import new_id
 from core.metrics import OrchestratorMetrics
 from core.settings import JobSettings
-from core.storage.keys import adapter_prefix, context_key, manifest_key
+from core.storage.keys import adapter_prefix, context_key, manifest_key, revised_context_key
 from core.storage.memory import MemoryStore
 from core.storage.object_store import ObjectInfo
-from core.truth import jobs, memories
+from core.truth import jobs, memories, revisions
 from core.truth.database import Database
-from core.truth.records import Memory
+from core.truth.records import Memory, NewRevision
 from orchestrator.garbage import GarbageCollector
 from tests.fixtures.truth import add_tenant, admit, claim, publication
 
@@ -99,6 +100,26 @@ def test_while_a_job_is_open_everything_of_its_memory_stays(
     with truth.begin() as connection:
         jobs.request_cancel(connection, memory.tenant_id, job.id)
     assert collector.collect() == len(uploaded)
+
+
+def test_a_new_version_makes_the_old_versions_objects_garbage_and_not_before(
+    truth: Database, store: MemoryStore, collector: GarbageCollector
+) -> None:
+    memory, old = published(truth, store)
+    job_id = new_id("job")
+    key = revised_context_key(memory.tenant_id, memory.id, job_id)
+    fields = {name: getattr(memory, name) for name in revisions.FIELDS} | {"context_key": key}
+    new = NewRevision(job_id, memory.id, memory.tenant_id, cost_estimate_seconds=1.0, **fields)
+    store.put(key, b"{}")
+    with truth.begin() as connection:
+        _, job, _ = revisions.revise(connection, new, backlog_limit=9)
+    uploaded = attempt(store, memory, 1, version=2)
+    assert collector.collect() == 0, "the job is open"
+    claimed = claim(truth, job)
+    with truth.begin() as connection:
+        assert jobs.publish(connection, claimed, publication(version=2, key=uploaded[1]))
+    assert collector.collect() == len(old)
+    assert keys(store) == {key, *uploaded}
 
 
 def test_a_context_whose_admission_never_happened_goes(

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from core.truth import jobs
+from core.truth.clock import from_now
 from core.truth.database import Database
 from core.truth.records import Job
 from core.truth.tables import fair_shares
@@ -78,6 +79,21 @@ def test_what_the_estimate_missed_is_settled_at_the_end(truth: Database) -> None
     with truth.begin() as connection:
         jobs.request_cancel(connection, tenant.id, job.id)
     assert deficit(truth, tenant.id) == pytest.approx(100.0, abs=5.0), "and only once"
+
+
+def test_jobs_of_one_run_are_each_settled_for_their_part(truth: Database) -> None:
+    tenant = add_tenant(truth)
+    alone, *packed = [admit(truth, tenant, cost_estimate_seconds=0.0)[1] for _ in range(5)]
+    an_hour_ago = update(jobs_table).values(started_at=from_now(-3600))
+    for together in ([alone], packed):
+        before = deficit(truth, tenant.id)
+        claims = [claim(truth, job) for job in together]
+        with truth.begin() as connection:
+            jobs.run_together(connection, claims)
+            connection.execute(an_hour_ago)
+            for claimed in claims:
+                jobs.finish(connection, claimed, "failed", "training_failed")
+        assert before - deficit(truth, tenant.id) == pytest.approx(3600.0, abs=20.0)
 
 
 def test_a_dispatched_job_that_is_cancelled_is_refunded(truth: Database) -> None:

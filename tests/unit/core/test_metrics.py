@@ -44,6 +44,7 @@ PROMISED = {
     "latentbank_job_seconds",
     "latentbank_job_queue_wait_seconds",
     "latentbank_job_attempts_total",
+    "latentbank_pack_jobs",
     "latentbank_pending_device_seconds",
     "celery_tasks_total",
 }

@@ -84,6 +84,8 @@ class GatewayDouble:
         memory = self.memories.get(path.removeprefix("/v1/memories/"))
         if memory is None or memory["tenant"] != tenant:
             return _error(404, "not_found", "There is nothing with that id.")
+        if method == "PUT":
+            return 202, self._update(memory, body)
         if method == "DELETE":
             return 200, {"id": memory["id"], "object": "memory.deleted", "deleted": True}
         return 200, _public(memory)
@@ -101,8 +103,17 @@ class GatewayDouble:
             "job_id": job_id,
             "tenant": tenant,
         }
-        self.jobs[job_id] = [{"id": job_id, "memory_id": memory_id, "attempts": 1, **step} for step in self.steps]
+        self._start(memory_id, job_id)
         return _public(self.memories[memory_id]) | {"status": "pending"}
+
+    def _update(self, memory: Json, body: Json) -> Json:
+        memory |= {"version": memory["version"] + 1, "title": body.get("title", memory["title"])}
+        memory["job_id"] = f"job_{len(self.jobs)}_update"
+        self._start(memory["id"], memory["job_id"])
+        return _public(memory)
+
+    def _start(self, memory_id: str, job_id: str) -> None:
+        self.jobs[job_id] = [{"id": job_id, "memory_id": memory_id, "attempts": 1, **step} for step in self.steps]
 
     def _chat(self, body: Json) -> tuple[int, Json]:
         question, mode = body["messages"][-1]["content"], body["memory"]["mode"]
@@ -139,7 +150,7 @@ def _handler_of(double: GatewayDouble) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_DELETE = _answer
+        do_GET = do_POST = do_PUT = do_DELETE = _answer
 
         def log_message(self, format: str, *arguments: Any) -> None:
             return

@@ -57,6 +57,24 @@ def test_remember_ends_with_one_where_the_job_fails_and_says_why(gateway: Gatewa
     assert "It [broke]." in result.output
 
 
+def test_remember_with_update_makes_a_new_version_and_keeps_the_title(gateway: GatewayDouble, tmp_path: Path) -> None:
+    run("remember", "-", "--title", "The town", stdin="Saltmere is a town.")
+    (tmp_path / "other-name.txt").write_text("Saltmere is a city.")
+    result = run("remember", str(tmp_path / "other-name.txt"), "--update", "mem_0")
+    assert result.exit_code == 0, result.output
+    assert "The town is ready: mem_0" in result.output
+    sent = next(body for method, path, body in gateway.requests if (method, path) == ("PUT", "/v1/memories/mem_0"))
+    assert sent == {"text": "Saltmere is a city."}
+    renamed = run("remember", "-", "--update", "mem_0", "--title", "The city", "--json", stdin="Saltmere is a city.")
+    assert json.loads(renamed.stdout)["title"] == "The city"
+
+
+def test_remember_with_update_refuses_another_collection_and_an_unknown_memory(gateway: GatewayDouble) -> None:
+    assert run("remember", "-", "--update", "mem_0", "--collection", "x", stdin="words").exit_code != 0
+    assert run("remember", "-", "--update", "mem_9", stdin="words").exit_code != 0
+    assert not gateway.memories
+
+
 def test_ask_says_which_memory_answered(gateway: GatewayDouble) -> None:
     gateway.answers["Who?|auto"] = {
         "text": "Edda [Marlow].",

@@ -10,6 +10,7 @@ from core.storage.keys import (
     manifest_key,
     memory_prefix,
     owner_of,
+    revised_context_key,
     version_prefix,
 )
 from core.storage.object_store import folder, is_key
@@ -31,6 +32,7 @@ def test_a_key_says_whose_it_is() -> None:
     prefix = adapter_prefix(TENANT, MEMORY, 3, 7, "to-ken")
     assert owner_of(manifest_key(prefix)) == KeyOwner(TENANT, MEMORY, prefix, 3, 7)
     assert owner_of(context_key(TENANT, MEMORY)) == KeyOwner(TENANT, MEMORY)
+    assert owner_of(revised_context_key(TENANT, MEMORY, "job_" + "a" * 26)) == KeyOwner(TENANT, MEMORY)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,8 @@ def test_only_ids_become_keys(text: str) -> None:
         context_key(text, MEMORY)
     with pytest.raises(InvalidKey):
         context_key(TENANT, text)
+    with pytest.raises(InvalidKey):
+        revised_context_key(TENANT, MEMORY, text)
 
 
 @pytest.mark.parametrize("token", ["", "a/b", "..", ".a", "a b"])

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from core.errors import TrainerLost
 from tests.fixtures.fake_trainer import fake_command
 from workers.distillation.group import Interrupted, Interruption, TrainerGroup
-from workers.distillation.runs import MemoryRequest, Progress, RunRequest
+from workers.distillation.runs import MemoryRequest, MemoryResult, Progress, RunRequest
 
 MakeGroup = Callable[..., TrainerGroup]
 
@@ -47,22 +47,42 @@ def make_group(tmp_path: Path, pids: Path) -> Iterator[MakeGroup]:
         group.kill()
 
 
-def asking(text: str) -> Callable[[Path], RunRequest]:
+def asking(*texts: str) -> Callable[[Path], RunRequest]:
+    """A run of the memories `mem_0`, `mem_1` and so on."""
+
     def prepare(directory: Path) -> RunRequest:
-        context = directory / "mem_a.json"
-        context.write_text(json.dumps({"kind": "text", "title": "A", "text": text}))
-        memory = MemoryRequest("mem_a", "A", "text", str(context), str(directory / "mem_a"))
-        return RunRequest(directory.name, "base", "bases", "encoder", {}, (memory,))
+        return RunRequest(directory.name, "base", "bases", "encoder", {}, tuple(memories(directory)))
+
+    def memories(directory: Path) -> Iterator[MemoryRequest]:
+        for place, text in enumerate(texts):
+            context = directory / f"mem_{place}.json"
+            context.write_text(json.dumps({"kind": "text", "title": "A", "text": text}))
+            export = str(directory / f"mem_{place}")
+            yield MemoryRequest(f"mem_{place}", "tenant", "A", "text", str(context), export)
 
     return prepare
 
 
-def ignore(_: Progress) -> None:
-    return
+class Follower:
+    """Writes down what it hears; interrupts, as `why` says, from the first line of progress on."""
 
+    def __init__(self, why: Interruption | None = None, leave_out: Sequence[str] = ()) -> None:
+        self.lines: list[Progress] = []
+        self.outcomes: list[MemoryResult] = []
+        self._why = why
+        self._leave_out = leave_out
 
-def never() -> Interruption | None:
-    return None
+    def on_progress(self, line: Progress) -> None:
+        self.lines.append(line)
+
+    def on_outcome(self, result: MemoryResult) -> None:
+        self.outcomes.append(result)
+
+    def left_out(self) -> Sequence[str]:
+        return self._leave_out
+
+    def interruption(self) -> Interruption | None:
+        return self._why if self.lines else None
 
 
 def process_ids(pids: Path) -> list[int]:
@@ -86,61 +106,68 @@ def gone(pid: int) -> bool:
     return state == "Z"
 
 
-class Once:
-    """An interruption that comes with the first line of progress."""
-
-    def __init__(self, why: Interruption) -> None:
-        self._why = why
-        self.heard = False
-
-    def line(self, _: Progress) -> None:
-        self.heard = True
-
-    def __call__(self) -> Interruption | None:
-        return self._why if self.heard else None
-
-
 def test_a_group_stays_warm_between_runs(make_group: MakeGroup) -> None:
-    group = make_group()
-    lines: list[Progress] = []
+    group, follower = make_group(), Follower()
     for _ in range(2):
-        with group.run(asking("refuse"), lines.append, never) as result:
-            memory = result.of("mem_a")
-            assert memory is not None
-            assert (memory.error_code, memory.error) == ("training_failed", "This text can't be learnt.")
-    assert [line.phase for line in lines] == ["self_study", "self_study"]
-    assert lines[0].data["pid"] == lines[1].data["pid"]
+        group.run(asking("refuse"), follower)
+    errors = [(outcome.error_code, outcome.error) for outcome in follower.outcomes]
+    assert errors == [("training_failed", "This text can't be learnt.")] * 2
+    assert [line.phase for line in follower.lines] == ["self_study", "self_study"]
+    assert follower.lines[0].data["pid"] == follower.lines[1].data["pid"]
 
 
-def test_a_runs_directory_is_gone_after_it(make_group: MakeGroup, tmp_path: Path) -> None:
-    group = make_group()
-    with group.run(asking("refuse"), ignore, never):
-        assert list((tmp_path / "scratch").glob("*/inbox/*"))
+def test_each_memory_is_heard_of_by_itself_and_once(make_group: MakeGroup) -> None:
+    follower = Follower()
+    make_group().run(asking("refuse", "break", "refuse"), follower)
+    assert [line.memory_id for line in follower.lines] == ["mem_0", "mem_1", "mem_2"]
+    assert sorted(outcome.memory_id for outcome in follower.outcomes) == ["mem_0", "mem_1", "mem_2"]
+
+
+def test_a_run_goes_on_without_a_memory_that_is_left_out(make_group: MakeGroup) -> None:
+    follower = Follower(leave_out=["mem_0"])
+    make_group().run(asking("hang", "refuse"), follower)
+    assert {o.memory_id: o.error_code for o in follower.outcomes} == {"mem_0": "cancelled", "mem_1": "training_failed"}
+
+
+def test_what_ended_before_the_group_died_is_heard_of(make_group: MakeGroup) -> None:
+    follower, group = Follower(), make_group()
+    with pytest.raises(TrainerLost):
+        group.run(asking("refuse", "die"), follower)
+    assert [outcome.memory_id for outcome in follower.outcomes] == ["mem_0"]
+
+
+def test_a_runs_directory_is_there_for_its_outcomes_and_gone_after_it(make_group: MakeGroup, tmp_path: Path) -> None:
+    class Looking(Follower):
+        def on_outcome(self, result: MemoryResult) -> None:
+            super().on_outcome(result)
+            assert list((tmp_path / "scratch").glob("*/inbox/*"))
+
+    follower = Looking()
+    make_group().run(asking("refuse"), follower)
+    assert follower.outcomes
     assert not list((tmp_path / "scratch").glob("*/inbox/*"))
 
 
 def test_a_dead_group_is_an_error_with_its_last_words_and_is_replaced(make_group: MakeGroup) -> None:
-    group = make_group()
-    with pytest.raises(TrainerLost, match=r"died \(exit code 3\)") as lost, group.run(asking("die"), ignore, never):
-        pass
+    group, follower = make_group(), Follower()
+    with pytest.raises(TrainerLost, match=r"died \(exit code 3\)") as lost:
+        group.run(asking("die"), follower)
     assert "the last words of the trainer" in lost.value.last_words
-    with group.run(asking("refuse"), ignore, never) as result:
-        assert result.of("mem_a") is not None
+    group.run(asking("refuse"), follower)
+    assert follower.outcomes
 
 
 def test_a_cancelled_run_that_stops_by_itself_keeps_the_group(make_group: MakeGroup) -> None:
     group = make_group()
-    cancelled = Once(Interruption.CANCELLED)
-    with pytest.raises(Interrupted), group.run(asking("hang"), cancelled.line, cancelled):
-        pass
+    with pytest.raises(Interrupted):
+        group.run(asking("hang"), Follower(Interruption.CANCELLED))
     assert group.alive
 
 
 def test_a_cancelled_run_that_does_not_stop_is_killed_with_all_its_processes(make_group: MakeGroup, pids: Path) -> None:
     group = make_group(cancel_grace_seconds=0.2)
-    cancelled = Once(Interruption.CANCELLED)
-    with pytest.raises(Interrupted), group.run(asking("deaf"), cancelled.line, cancelled):
-        pass
+    with pytest.raises(Interrupted):
+        group.run(asking("deaf"), Follower(Interruption.CANCELLED))
     assert not group.alive
     assert len(process_ids(pids)) == 3
     assert all(gone(pid) for pid in process_ids(pids))
@@ -150,27 +177,26 @@ def test_a_cancelled_run_that_does_not_stop_is_killed_with_all_its_processes(mak
 def test_a_lost_lease_and_a_shutdown_end_the_group_at_once(
     make_group: MakeGroup, pids: Path, why: Interruption
 ) -> None:
-    group = make_group()
-    interrupted = Once(why)
-    with pytest.raises(Interrupted), group.run(asking("hang"), interrupted.line, interrupted):
-        pass
+    with pytest.raises(Interrupted):
+        make_group().run(asking("hang"), Follower(why))
     assert all(gone(pid) for pid in process_ids(pids))
 
 
 def test_a_silent_group_is_lost(make_group: MakeGroup) -> None:
     group = make_group(silence_seconds=0.5)
-    with pytest.raises(TrainerLost, match="no sign of life"), group.run(asking("deaf"), ignore, never):
-        pass
+    with pytest.raises(TrainerLost, match="no sign of life"):
+        group.run(asking("deaf"), Follower())
     assert not group.alive
 
 
 def test_an_error_while_reporting_ends_the_group(make_group: MakeGroup) -> None:
-    def fail(_: Progress) -> None:
-        raise RuntimeError("no more of this")
+    class Failing(Follower):
+        def on_progress(self, line: Progress) -> None:
+            raise RuntimeError("no more of this")
 
     group = make_group()
-    with pytest.raises(RuntimeError), group.run(asking("hang"), fail, never):
-        pass
+    with pytest.raises(RuntimeError):
+        group.run(asking("hang"), Failing())
     assert not group.alive
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from core.jobs.states import Phase
 from workers.distillation.reports import RUN_SHARE, Reports
-from workers.distillation.runs import Progress, ProgressReader, read_result
+from workers.distillation.runs import OutcomeReader, Progress, ProgressReader, read_result
 
 
 class Events:
@@ -26,9 +26,9 @@ class Events:
 def test_a_new_phase_is_passed_on_at_once_and_the_rest_is_rate_limited() -> None:
     events = Events()
     for phase, message in (("self_study", "a"), ("self_study", "b"), ("training", "c"), ("training", "d")):
-        events.reports(Progress(phase, 0.5, message))
+        events.reports(Progress("mem_a", phase, 0.5, message))
     events.now = 2.0
-    events.reports(Progress("training", 1.0, "e"))
+    events.reports(Progress("mem_a", "training", 1.0, "e"))
     assert events.passed_on == [
         ("self_study", 0.5 * RUN_SHARE, "a"),
         ("training", 0.5 * RUN_SHARE, "c"),
@@ -39,21 +39,21 @@ def test_a_new_phase_is_passed_on_at_once_and_the_rest_is_rate_limited() -> None
 @pytest.mark.parametrize("phase", ["self_study", "exporting", "publishing"])
 def test_a_phase_that_was_left_or_is_none_of_a_run_counts_as_the_present_one(phase: str) -> None:
     events = Events()
-    events.reports(Progress("calibrating", 0.5, "a"))
+    events.reports(Progress("mem_a", "calibrating", 0.5, "a"))
     events.now = 5.0
-    events.reports(Progress(phase, 0.6, "b"))
+    events.reports(Progress("mem_a", phase, 0.6, "b"))
     assert [passed_on[0] for passed_on in events.passed_on] == ["calibrating", "calibrating"]
 
 
 def test_a_line_counts_once_it_is_whole_and_a_broken_one_never(tmp_path: Path) -> None:
     reader, path = ProgressReader(tmp_path), tmp_path / "progress.jsonl"
     assert list(reader.read()) == []
-    line = json.dumps({"phase": "training", "progress": 7, "message": "m"})
+    line = json.dumps({"phase": "training", "progress": 7, "message": "m", "data": {"memory_id": "mem_a", "step": 3}})
     path.write_text(f"not json\n{line[:10]}")
     assert list(reader.read()) == []
     with path.open("a") as file:
         file.write(f"{line[10:]}\n")
-    assert list(reader.read()) == [Progress("training", 1.0, "m")]
+    assert list(reader.read()) == [Progress("mem_a", "training", 1.0, "m", {"step": 3})]
     assert list(reader.read()) == []
 
 
@@ -65,5 +65,18 @@ def test_half_a_result_is_none(tmp_path: Path) -> None:
     result = read_result(tmp_path)
     assert result is not None
     assert result.ok
-    assert result.of("mem_a") is not None
-    assert result.of("mem_b") is None
+    assert [memory.memory_id for memory in result.memories] == ["mem_a"]
+
+
+def test_an_outcome_is_read_once_also_where_the_result_names_it_again(tmp_path: Path) -> None:
+    reader = OutcomeReader(tmp_path)
+    assert list(reader.read(None)) == []
+    (tmp_path / "outcomes").mkdir()
+    first, second = ({"memory_id": name, "directory": "d", "error": None} for name in ("mem_a", "mem_b"))
+    (tmp_path / "outcomes" / "mem_a.json").write_text(json.dumps(first))
+    (tmp_path / "outcomes" / "mem_b.json.partial").write_text("{")
+    assert [memory.memory_id for memory in reader.read(None)] == ["mem_a"]
+    (tmp_path / "result.json").write_text(json.dumps({"ok": True, "memories": [first, second]}))
+    result = read_result(tmp_path)
+    assert [memory.memory_id for memory in reader.read(result)] == ["mem_b"]
+    assert list(reader.read(result)) == []

@@ -2,148 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import OperationalError
 
-from core.base_model.description import BaseDescription
 from core.ids import new_id
-from core.metrics import DistillationMetrics
-from core.settings import JobSettings, Settings
-from core.storage.keys import context_key
-from core.storage.memory import MemoryStore
 from core.storage.publication import read_manifest
-from core.truth import jobs, memories, tenants
+from core.truth import jobs, memories
 from core.truth.clock import from_now
-from core.truth.database import Database
-from core.truth.records import Claim, Job, JobEvent, Memory, NewMemory, Publication
+from core.truth.records import Job
 from core.truth.tables import jobs as jobs_table
-from tests.fixtures.fake_trainer import fake_command, make_fake_base
-from workers.distillation.exports import Exports
-from workers.distillation.group import TrainerGroup
-from workers.distillation.runs import MemoryResult
-from workers.distillation.task import Distillation, Outcome
-
-
-@dataclass
-class Bench:
-    """A tenant, and a worker that is asked to do its jobs."""
-
-    worker: Distillation
-    tenant_id: str
-    stop: bool = False
-
-    def admit(self, text: str) -> str:
-        """Stores a context and admits it; returns the job's id."""
-        memory_id = new_id("mem")
-        data = json.dumps({"kind": "text", "title": "A title", "text": text}).encode()
-        key = context_key(self.tenant_id, memory_id)
-        self.worker.store.put(key, data)
-        new = NewMemory(
-            id=memory_id,
-            tenant_id=self.tenant_id,
-            collection="default",
-            title="A title",
-            metadata={},
-            kind="text",
-            context_key=key,
-            context_sha256=hashlib.sha256(data).hexdigest(),
-            context_bytes=len(data),
-            context_tokens=1,
-            base_digest=self.worker.base.digest,
-            cost_estimate_seconds=1.0,
-        )
-        with self.worker.database.begin() as connection:
-            return memories.admit(connection, new, backlog_limit=10)[1].id
-
-    def job(self, job_id: str) -> Job:
-        with self.worker.database.read() as connection:
-            return jobs.get_job(connection, self.tenant_id, job_id)
-
-    def memory(self, job_id: str) -> Memory:
-        with self.worker.database.read() as connection:
-            return memories.get_memory(connection, self.tenant_id, self.job(job_id).memory_id)
-
-    def events(self, job_id: str) -> list[JobEvent]:
-        with self.worker.database.read() as connection:
-            return jobs.list_events(connection, self.tenant_id, job_id)
-
-    def before_commit(self, act: Callable[[Connection, Job], object]) -> None:
-        """From now on `act` comes between an upload and its commit."""
-        exports, database = self.worker.exports, self.worker.database
-
-        @dataclass(frozen=True)
-        class Late(Exports):
-            def upload(self, claim: Claim, result: MemoryResult, directory: Path) -> Publication:
-                publication = exports.upload(claim, result, directory)
-                with database.begin() as connection:
-                    act(connection, claim.job)
-                return publication
-
-        self.worker = replace(self.worker, exports=Late(exports.store, exports.base, exports.recipe, exports.encoder))
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> BaseDescription:
-    return make_fake_base("fake", tmp_path / "bases")
-
-
-@pytest.fixture
-def pids(tmp_path: Path) -> Path:
-    return tmp_path / "pids"
-
-
-@pytest.fixture
-def bench(tmp_path: Path, base: BaseDescription, pids: Path) -> Iterator[Bench]:
-    settings = Settings(
-        data_dir=tmp_path,
-        base_model="fake",
-        encoder="fake",
-        jobs=JobSettings(lease_seconds=20, heartbeat_seconds=0.1, max_attempts=2),
-        _env_file=None,
-    )
-    database = Database(settings.resolved_database_url)
-    database.migrate()
-    with database.begin() as connection:
-        tenant = tenants.create_tenant(connection, "tenant")
-    store = MemoryStore()
-    group = TrainerGroup(
-        lambda inbox: fake_command(inbox, pids, base.path),
-        dict(os.environ),
-        tmp_path / "scratch",
-        silence_seconds=30,
-        cancel_grace_seconds=5,
-        poll_seconds=0.02,
-    )
-    worker = Distillation(
-        settings=settings,
-        worker_id=new_id("worker"),
-        database=database,
-        store=store,
-        group=group,
-        base=base,
-        exports=Exports(store, base, settings.recipe, settings.encoder),
-        metrics=DistillationMetrics(CollectorRegistry()),
-        stopping=lambda: made.stop,
-    )
-    made = Bench(worker, tenant.id)
-    yield made
-    group.kill()
-    database.dispose()
+from tests.unit.workers.distillation.bench import Bench
+from workers.distillation.attempt import Outcome
 
 
 def test_a_job_runs_to_its_end_and_its_memory_is_ready(bench: Bench) -> None:
     job_id = bench.admit("train")
-    assert bench.worker.perform(job_id) is Outcome.SUCCEEDED
+    assert bench.perform(job_id) is Outcome.SUCCEEDED
     job, memory = bench.job(job_id), bench.memory(job_id)
     assert (job.state, job.reason, job.progress, job.attempts) == ("succeeded", "published", 1.0, 1)
     assert (memory.status, memory.version) == ("ready", 1)
@@ -157,9 +37,9 @@ def test_a_job_runs_to_its_end_and_its_memory_is_ready(bench: Bench) -> None:
 
 def test_a_doubled_doorbell_runs_once(bench: Bench) -> None:
     job_id = bench.admit("train")
-    assert bench.worker.perform(job_id) is Outcome.SUCCEEDED
-    assert bench.worker.perform(job_id) is Outcome.UNCLAIMED
-    assert bench.worker.perform(new_id("job")) is Outcome.UNCLAIMED
+    assert bench.perform(job_id) is Outcome.SUCCEEDED
+    assert bench.perform(job_id) is Outcome.UNCLAIMED
+    assert bench.perform(new_id("job")) is Outcome.UNCLAIMED
     assert bench.job(job_id).epoch == 1
 
 
@@ -174,7 +54,7 @@ def test_a_fault_of_the_memory_fails_its_job_with_a_clear_message(
     bench: Bench, text: str, state: str, reason: str, code: str, words: str
 ) -> None:
     job_id = bench.admit(text)
-    assert bench.worker.perform(job_id) is Outcome.FAILED
+    assert bench.perform(job_id) is Outcome.FAILED
     job = bench.job(job_id)
     assert (job.state, job.reason, job.error_code) == (state, reason, code)
     assert words in (job.error_message or "")
@@ -184,24 +64,24 @@ def test_a_fault_of_the_memory_fails_its_job_with_a_clear_message(
 def test_a_context_that_is_gone_fails_the_job(bench: Bench) -> None:
     job_id = bench.admit("train")
     bench.worker.store.delete(bench.memory(job_id).context_key)
-    assert bench.worker.perform(job_id) is Outcome.FAILED
+    assert bench.perform(job_id) is Outcome.FAILED
     assert bench.job(job_id).reason == "context_missing"
 
 
 def test_a_memory_admitted_for_another_base_is_refused(bench: Bench) -> None:
     job_id = bench.admit("train")
     bench.worker = replace(bench.worker, base=replace(bench.worker.base, digest="sha256:" + "0" * 64))
-    assert bench.worker.perform(job_id) is Outcome.FAILED
+    assert bench.perform(job_id) is Outcome.FAILED
     assert (bench.job(job_id).state, bench.job(job_id).reason) == ("rejected", "wrong_base")
 
 
 @pytest.mark.parametrize("how", ["die", "break"])
 def test_a_lost_or_broken_group_costs_an_attempt_until_the_job_is_poison(bench: Bench, how: str) -> None:
     job_id = bench.admit(how)
-    assert bench.worker.perform(job_id) is Outcome.GIVEN_UP
+    assert bench.perform(job_id) is Outcome.GIVEN_UP
     assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("queued", 1)
     assert not bench.worker.group.alive
-    assert bench.worker.perform(job_id) is Outcome.GIVEN_UP
+    assert bench.perform(job_id) is Outcome.GIVEN_UP
     job = bench.job(job_id)
     assert (job.state, job.reason, job.attempts) == ("failed", "poison", 2)
     assert "last words" not in (job.error_message or "")
@@ -211,7 +91,7 @@ def test_a_planned_shutdown_gives_the_job_back_without_counting(bench: Bench, pi
     job_id = bench.admit("hang")
     stops = iter([False])
     bench.worker = replace(bench.worker, stopping=lambda: next(stops, pids.exists()))
-    assert bench.worker.perform(job_id) is Outcome.RELEASED
+    assert bench.perform(job_id) is Outcome.RELEASED
     assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("queued", 0)
     assert not bench.worker.group.alive
 
@@ -219,7 +99,7 @@ def test_a_planned_shutdown_gives_the_job_back_without_counting(bench: Bench, pi
 def test_a_worker_that_stops_claims_nothing(bench: Bench) -> None:
     job_id = bench.admit("train")
     bench.stop = True
-    assert bench.worker.perform(job_id) is Outcome.UNCLAIMED
+    assert bench.perform(job_id) is Outcome.UNCLAIMED
     assert bench.job(job_id).epoch == 0
 
 
@@ -233,10 +113,10 @@ def test_what_an_attempt_uploaded_but_did_not_commit_is_adopted(
 
     with monkeypatch.context() as patched:
         patched.setattr(jobs, "publish", crash)
-        assert bench.worker.perform(job_id) is Outcome.GIVEN_UP
+        assert bench.perform(job_id) is Outcome.GIVEN_UP
     bench.worker.group.kill()
     pids.unlink()
-    assert bench.worker.perform(job_id) is Outcome.ADOPTED
+    assert bench.perform(job_id) is Outcome.ADOPTED
     assert not pids.exists(), "nothing was trained again"
     memory = bench.memory(job_id)
     assert memory.status == "ready"
@@ -251,7 +131,7 @@ def test_a_lost_lease_publishes_nothing(bench: Bench) -> None:
 
     job_id = bench.admit("train")
     bench.before_commit(lose)
-    assert bench.worker.perform(job_id) is Outcome.LEASE_LOST
+    assert bench.perform(job_id) is Outcome.LEASE_LOST
     assert bench.job(job_id).state == "running", "the reaper's to take back"
     assert bench.memory(job_id).version is None
     assert not bench.worker.group.alive
@@ -260,7 +140,7 @@ def test_a_lost_lease_publishes_nothing(bench: Bench) -> None:
 def test_a_cancel_before_the_commit_wins(bench: Bench) -> None:
     job_id = bench.admit("train")
     bench.before_commit(lambda connection, job: jobs.request_cancel(connection, job.tenant_id, job.id))
-    assert bench.worker.perform(job_id) is Outcome.CANCELLED
+    assert bench.perform(job_id) is Outcome.CANCELLED
     assert (bench.job(job_id).state, bench.job(job_id).reason) == ("cancelled", "cancel_requested")
     assert bench.memory(job_id).version is None
 
@@ -268,7 +148,7 @@ def test_a_cancel_before_the_commit_wins(bench: Bench) -> None:
 def test_a_memory_deleted_before_the_commit_stays_deleted(bench: Bench) -> None:
     job_id = bench.admit("train")
     bench.before_commit(lambda connection, job: memories.delete_memory(connection, job.tenant_id, job.memory_id))
-    assert bench.worker.perform(job_id) is Outcome.CANCELLED
+    assert bench.perform(job_id) is Outcome.CANCELLED
     assert bench.job(job_id).reason == "memory_deleted"
     assert (bench.memory(job_id).status, bench.memory(job_id).version) == ("deleted", None)
 
@@ -283,7 +163,7 @@ def test_a_cancel_while_the_group_works_ends_the_run_and_keeps_the_group_warm(be
         return False
 
     bench.worker = replace(bench.worker, stopping=cancelled)
-    assert bench.worker.perform(job_id) is Outcome.CANCELLED
+    assert bench.perform(job_id) is Outcome.CANCELLED
     assert bench.job(job_id).state == "cancelled"
     assert bench.worker.group.alive
 
@@ -301,6 +181,6 @@ def test_a_commit_whose_reply_is_lost_still_counts(bench: Bench, monkeypatch: py
             raise OperationalError("COMMIT", {}, RuntimeError("connection reset"))
 
     monkeypatch.setattr(bench.worker.database, "begin", losing)
-    assert bench.worker.perform(job_id) is Outcome.SUCCEEDED
+    assert bench.perform(job_id) is Outcome.SUCCEEDED
     assert lost
     assert bench.memory(job_id).status == "ready"

@@ -1,0 +1,106 @@
+"""New versions of memories: what a job will make of a memory that stays as it is until the job has published.
+
+A memory has one open job at most. So each version starts from the one before it, and a later wish never overtakes an
+earlier one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, ScalarSelect, func, insert, select, update
+
+from core.errors import Conflict, NotFound
+from core.jobs.states import OPEN
+from core.truth.clock import now
+from core.truth.memories import (
+    find_idempotent,
+    get_memory,
+    insert_job,
+    lock_tenant,
+    note_idempotency,
+    refuse_overflow,
+)
+from core.truth.records import Job, Memory, NewRevision
+from core.truth.tables import jobs, memories, revisions
+from core.truth.transitions import job_of, read_job
+
+FIELDS = (
+    "title",
+    "metadata",
+    "kind",
+    "context_key",
+    "context_sha256",
+    "context_bytes",
+    "context_tokens",
+    "base_digest",
+)
+"""The columns of a memory that a revision replaces."""
+
+
+def revise(
+    connection: Connection,
+    new: NewRevision,
+    *,
+    idempotency_key: str | None = None,
+    body_sha256: str | None = None,
+    backlog_limit: int,
+) -> tuple[Memory, Job, bool]:
+    """Writes revision, job (`queued`) and first event; the last value says whether this call made them.
+
+    The memory goes on as it is. Raises `Conflict` where a job of it is open or it is deleted, `NotFound` without the
+    memory, and `BacklogFull` and `IdempotencyConflict` as `admit`.
+    """
+    query = select(memories).where(memories.c.id == new.memory_id, memories.c.tenant_id == new.tenant_id)
+    memory = connection.execute(query.with_for_update()).one_or_none()
+    if memory is None:
+        raise NotFound(f"There is no memory '{new.memory_id}'.")
+    lock_tenant(connection, new.tenant_id)
+    if idempotency_key is not None and body_sha256 is not None:
+        earlier = find_idempotent(connection, new.tenant_id, idempotency_key, body_sha256)
+        if earlier is not None:
+            return *earlier, False
+    _refuse_contradiction(connection, memory)
+    refuse_overflow(connection, new.tenant_id, backlog_limit)
+    message = "The new version is accepted; its job waits."
+    insert_job(connection, new.job_id, new.tenant_id, new.memory_id, message, new.cost_estimate_seconds)
+    connection.execute(insert(revisions).values(job_id=new.job_id, **{name: getattr(new, name) for name in FIELDS}))
+    if idempotency_key is not None:
+        note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.memory_id, new.job_id)
+    if memory.version is None:  # nothing serves: it waits like a new one
+        connection.execute(update(memories).where(memories.c.id == memory.id).values(status="pending"))
+    connection.execute(update(memories).where(memories.c.id == memory.id).values(updated_at=now()))
+    return get_memory(connection, new.tenant_id, new.memory_id), job_of(read_job(connection, new.job_id)), True
+
+
+def revised_fields(connection: Connection, job_id: str) -> dict[str, Any]:
+    """What the job will replace of its memory; nothing where it makes the first version."""
+    row = connection.execute(select(revisions).where(revisions.c.job_id == job_id)).one_or_none()
+    return {} if row is None else {name: row._mapping[name] for name in FIELDS}
+
+
+def revised(connection: Connection, memory: Memory, job_id: str) -> Memory:
+    """The memory as the job is to make it: the new context, but still the published version."""
+    return replace(memory, **revised_fields(connection, job_id))
+
+
+def context_of_job(column: str) -> ScalarSelect[Any]:
+    """A column of the context that a row of `jobs` is about: of its revision, or of its memory."""
+    return (
+        select(func.coalesce(revisions.c[column], memories.c[column]))
+        .select_from(memories.outerjoin(revisions, revisions.c.job_id == jobs.c.id))
+        .where(memories.c.id == jobs.c.memory_id)
+        .correlate(jobs)
+        .scalar_subquery()
+    )
+
+
+def _refuse_contradiction(connection: Connection, memory: Row[Any]) -> None:
+    """The memory's row is locked, so that nobody else can open a job of it meanwhile."""
+    if memory.deleted_at is not None:
+        raise Conflict("The memory is deleted; send the context as a new one.")
+    unfinished = select(jobs.c.id).where(jobs.c.memory_id == memory.id, jobs.c.state.in_(OPEN)).limit(1)
+    job_id = connection.execute(unfinished).scalar_one_or_none()
+    if job_id is not None:
+        raise Conflict(f"The memory is in work (job '{job_id}'); wait for its end, or cancel it, and send this again.")
