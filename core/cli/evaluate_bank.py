@@ -110,6 +110,7 @@ def _made(api: Api, offered: Offered) -> Made:
         None if ready else why(job),
         job["created_at"],
         job.get("finished_at"),
+        job.get("started_at"),
         reused=offered.accepted["status"] == "ready",
         job_id=offered.accepted["job_id"],
     )

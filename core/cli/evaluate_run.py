@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
+from transformers.utils.logging import disable_progress_bar
 
 from core.base_model.loading import LoadedBase, load_base
 from core.base_model.prepare import ensure_prepared
@@ -19,6 +21,7 @@ from core.cli.evaluate_bank import Tenant, distil, tenant_of
 from core.cli.evaluate_screen import Steps, progress_bars
 from core.cli.stack import Plan, embedded, plan_stack, running_stack
 from core.engine.kv import PrefixKv
+from core.errors import Unavailable
 from core.evaluation.answering import ANSWER_TOKENS, Answerer
 from core.evaluation.asking import Routing, ask_suite
 from core.evaluation.bank import EvaluatedBank, pack, read_bank
@@ -37,6 +40,7 @@ _MOST_IDS = 64
 
 def run(settings: Settings, suite: Suite, data_dir: Path, seed: int, out: Console) -> tuple[Outcome, dict[str, Any]]:
     """The whole evaluation; its results are ready for JSON. Raises what the stack raises."""
+    disable_progress_bar()
     local = _local(settings, data_dir)
     out.print("[bold]Starting the stack[/] (SQLite, local objects, Celery on its filesystem transport)")
     stack = plan_stack(settings, data_dir, embedded(data_dir))
@@ -53,7 +57,7 @@ def run(settings: Settings, suite: Suite, data_dir: Path, seed: int, out: Consol
         made = [_refused(one, bank) for one in made]
         out.print("\n[bold]Timing[/] the first word over HTTP")
         with progress_bars(out) as steps:
-            served = _served(stack, tenant, suite, bank, encoder, seed, description.name, steps)
+            served = _served(stack, tenant, suite, bank, encoder, seed, description.name, steps, out)
         out.print("\nStopping the stack")
     base = load_base(description)
     out.print(f"\n[bold]Asking[/] {len(suite.questions)} questions")
@@ -92,7 +96,9 @@ def _served(
     seed: int,
     model: str,
     steps: Steps,
+    out: Console,
 ) -> Sequence[Served]:
+    """A sample of questions over HTTP; none where the stack can't answer, since the memories were dear to make."""
     texts = {document.id: document.text for document in suite.documents}
     questions = [q for q in sample(suite.questions, seed) if q.documents[0] in bank.members]
 
@@ -106,7 +112,11 @@ def _served(
     endpoint = Endpoint(stack.gateway_url, tenant.key, model, scope)
     told = "questions over HTTP"
     steps(told, 0, len(questions))
-    return measure(endpoint, questions, retrieve, ANSWER_TOKENS, lambda done: steps(told, done, len(questions)))
+    try:
+        return measure(endpoint, questions, retrieve, ANSWER_TOKENS, lambda done: steps(told, done, len(questions)))
+    except Unavailable as problem:
+        out.print(f"  [red]✗[/] no latencies: {escape(problem.message)}")
+        return ()
 
 
 def _refused(made: Made, bank: EvaluatedBank) -> Made:

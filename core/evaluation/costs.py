@@ -24,7 +24,7 @@ from core.evaluation.records import Made, Record, Served
 
 def cost_of(made: Sequence[Made], peak_rss_bytes: int | None) -> dict[str, Any]:
     """The section `cost`."""
-    spells = [(one.started, one.finished) for one in made if one.started is not None and one.finished is not None]
+    spells = [(one.submitted, one.finished) for one in made if one.submitted is not None and one.finished is not None]
     ready = [one for one in made if one.ready]
     return {
         "seconds_per_memory": covered([(a, b) for a, b in spells]) / len(spells) if spells else None,

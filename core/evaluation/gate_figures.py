@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from core.evaluation.figures import Figures
 from core.evaluation.intervals import Figure, Sample, bootstrap
+from core.evaluation.judging import auroc
 from core.evaluation.pairs import NEGATIVE, PairKind
 from core.evaluation.records import Judgement
-from core.gate.calibration import auroc
 
 Value = Callable[[Judgement], float]
 Array = NDArray[np.float64]

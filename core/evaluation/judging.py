@@ -8,10 +8,11 @@ from pathlib import Path
 
 from core.adapters.files import GATE_FILE
 from core.errors import AdapterInvalid
+from core.gate.calibration import auroc
 from core.gate.decision import GateModel, Scored, choose
 from core.gate.features import FEATURES, DraftSignals, RetrievalSignals, vector
 
-__all__ = ["NAMES", "Gates", "Scored", "choose", "entropy_of", "features_of"]
+__all__ = ["NAMES", "Gates", "Scored", "auroc", "choose", "entropy_of", "features_of"]
 
 NAMES = FEATURES
 """The names of the features, in the order of `features_of`."""

@@ -57,17 +57,18 @@ class Judgement:
 class Made:
     """How a document's memory came about.
 
-    `started` and `finished` are Unix seconds of its job, from submission to its end; `problem` says why there is no
-    memory. `bytes` are of all its published files, `adapter_bytes` of the weights alone, `kv_bytes` of the text's KV
-    cache. `losses` are `(step, nats per token)`.
+    Times are Unix seconds of its job: `submitted`, `began` to run after its wait for a worker, `finished`. `problem`
+    says why there is no memory. `bytes` are of all its published files, `adapter_bytes` of the weights alone,
+    `kv_bytes` of the text's KV cache. `losses` are `(step, nats per token)`.
     """
 
     document: Document
     memory_id: str | None
     ready: bool
     problem: str | None
-    started: float | None
+    submitted: float | None
     finished: float | None
+    began: float | None = None
     reused: bool = False
     job_id: str | None = None
     bytes: int | None = None

@@ -46,7 +46,7 @@ def _head(results: Fields) -> str:
         f"# Evaluation of {suite['name']}",
         f"{suite['documents']} documents, questions: {asked}. Seed {results['seed']}. Intervals: 95 %, percentile "
         "bootstrap over questions. What each figure means: docs/evaluation.md.",
-        *([f"**{failed} memories failed**; their questions count as wrong."] if failed else []),
+        *([f"**Memories that failed: {failed}**; their questions count as wrong."] if failed else []),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     ]
     return "\n\n".join(lines)

@@ -107,7 +107,8 @@ def _broken_down(records: Sequence[Record], seed: int) -> dict[str, Any]:
 def _document(made: Made, records: Sequence[Record]) -> dict[str, Any]:
     own = of_documents(records, {made.document.id})
     right = {c: sum(record.right(c) or 0.0 for record in own) for c in ("oracle", "full_context", "routed")}
-    took = None if made.started is None or made.finished is None else made.finished - made.started
+    took = None if made.began is None or made.finished is None else made.finished - made.began
+    waited = None if made.began is None or made.submitted is None else made.began - made.submitted
     return {
         "id": made.document.id,
         "title": made.document.title,
@@ -119,6 +120,7 @@ def _document(made: Made, records: Sequence[Record]) -> dict[str, Any]:
         "questions": len(own),
         **{f"{condition}_right": int(count) for condition, count in right.items()},
         "seconds": took,
+        "seconds_waited": waited,
         "seconds_by_phase": dict(made.seconds_by_phase or {}),
         "bytes": made.bytes,
         "losses": [list(point) for point in made.losses],

@@ -13,7 +13,7 @@ from core.evaluation.suite import Document, Question, Suite
 from core.settings import Settings, StorageSettings
 from core.storage.opening import open_store
 from core.truth.database import Database
-from tests.fixtures.published import OPEN, SHUT, Publisher, WordEncoder
+from tests.fixtures.published import SHUT, Publisher, WordEncoder, gate_on
 
 TEXTS = {
     "town": "Orsk lies on the river Tessle. Its customs house is built of slate.",
@@ -51,7 +51,7 @@ def bank(settings: Settings, embedded_truth: Database, loaded_tiny: LoadedBase) 
     tenant = publisher.tenant()
     documents = {}
     for seed, (id_, text) in enumerate(TEXTS.items()):
-        gate = SHUT if id_ == "club" else OPEN
+        gate = SHUT if id_ == "club" else gate_on("dense", 0.5, width=0.3, threshold=0.01)
         documents[publisher.publish(tenant, f"The {id_}", text, seed=seed, gate=gate).memory_id] = id_
     publisher.publish(tenant, "Of another suite", "Orsk, Orsk, the customs house of Orsk.", seed=9)
     return read_bank(settings, tenant, documents, loaded_tiny.description, encoder.reference)

@@ -51,15 +51,16 @@ def judgement(
 
 
 def made(
-    id_: str = "a", *, words: int = 10, kind: str = "town", started: float = 100.0, finished: float = 130.0
+    id_: str = "a", *, words: int = 10, kind: str = "town", submitted: float = 100.0, finished: float = 130.0
 ) -> Made:
     return Made(
         Document(id_, kind, f"Title of {id_}", "word " * words),
         f"mem_{id_}",
         True,
         None,
-        started,
+        submitted,
         finished,
+        submitted + 5.0,
         bytes=1000,
         adapter_bytes=900,
         kv_bytes=5000,

@@ -24,7 +24,7 @@ def test_covered_time_counts_no_moment_twice_and_no_pause(spells: list[tuple[flo
 
 
 def test_the_cost_of_a_memory_is_all_time_divided_by_all_memories() -> None:
-    cost = cost_of([made("a"), made("b", started=100.0, finished=160.0)], peak_rss_bytes=7)
+    cost = cost_of([made("a"), made("b", submitted=100.0, finished=160.0)], peak_rss_bytes=7)
     assert cost["seconds_per_memory"] == 30.0
     assert cost["seconds_by_phase"] == {"self_study": 10.0, "training": 12.0}
     assert cost["bytes_per_memory"] == 1000

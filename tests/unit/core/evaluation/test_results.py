@@ -89,6 +89,7 @@ def test_every_document_and_every_answer_is_listed(results: dict[str, Any]) -> N
     assert [one["id"] for one in results["documents"]] == ["a", "b", "c", "d"]
     assert results["documents"][2] | {"oracle_right": 0, "full_context_right": 1} == results["documents"][2]
     assert results["documents"][3]["problem"] == "The | job | failed."
+    assert (results["documents"][0]["seconds"], results["documents"][0]["seconds_waited"]) == (25.0, 5.0)
     first = results["answers"][0]
     assert first["conditions"]["oracle"] == {"answer": "slate", "right": True, "f1": 1.0}
     assert [(score["document"], score["kind"]) for score in first["scores"]] == [("a", "own"), ("b", "wrong")]
@@ -108,7 +109,7 @@ def test_the_report_shows_tables_and_plots(tmp_path: Path, results: dict[str, An
     write_report(tmp_path / "out.md", results, of.judgements, of.made)
     text = (tmp_path / "out.md").read_text()
     assert "| oracle | 0.667 (" in text
-    assert "**1 memories failed**" in text
+    assert "**Memories that failed: 1**" in text
     assert "The \\| job \\| failed." in text
     for name in ("accuracy", "gate-roc", "gate-reliability", "losses"):
         assert f"](out-{name}.png)" in text
