@@ -41,6 +41,8 @@ _MOST_IDS = 64
 def run(settings: Settings, suite: Suite, data_dir: Path, seed: int, out: Console) -> tuple[Outcome, dict[str, Any]]:
     """The whole evaluation; its results are ready for JSON. Raises what the stack raises."""
     disable_progress_bar()
+    if settings.serving.threads:
+        torch.set_num_threads(settings.serving.threads)
     local = _local(settings, data_dir)
     out.print("[bold]Starting the stack[/] (SQLite, local objects, Celery on its filesystem transport)")
     stack = plan_stack(settings, data_dir, embedded(data_dir))
