@@ -20,6 +20,11 @@ class Prompt:
         return len(self.prefix) + len(self.activation)
 
 
+def about(text: str, question: str) -> str:
+    """The message that asks a question with a text before it: what a memory is taught by, and what it has to beat."""
+    return f"{text}\n\nUsing the text above, answer briefly: {question}"
+
+
 class Chat:
     """Renders messages with the tokenizer's own chat template."""
 
@@ -43,6 +48,10 @@ class Chat:
     def ask(self, question: str) -> Prompt:
         """The prompt of one user message."""
         return self.prompt([{"role": "user", "content": question}])
+
+    def ask_about(self, text: str, question: str) -> Prompt:
+        """The prompt of a question with a text before it."""
+        return self.ask(about(text, question))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens."""

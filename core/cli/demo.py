@@ -23,7 +23,7 @@ from core.cli.demo_plan import DemoPlan, PlannedQuestion, examples_dir, read_pla
 from core.cli.demo_report import Answered, DemoReport, MadeMemory, is_leak
 from core.cli.output import console
 from core.cli.progress import Watched, watch_jobs, why
-from core.cli.stack import plan_stack, running_stack
+from core.cli.stack import embedded, plan_stack, running_stack
 from core.cli.up import prepare_base
 from core.errors import LatentBankError
 from core.settings import Settings
@@ -83,7 +83,7 @@ def demo(
 
 def _perform(settings: Settings, plan: DemoPlan, data_dir: Path, run: _Run, out: Console) -> None:
     out.print("[bold]Starting the stack[/] (SQLite, local objects, Celery on its filesystem transport)")
-    stack = plan_stack(settings, data_dir, _embedded(data_dir))
+    stack = plan_stack(settings, data_dir, embedded(data_dir))
     with (
         running_stack(stack, lambda line: out.print(f"  [green]✓[/] {line}")) as children,
         ExitStack() as closing,
@@ -179,16 +179,6 @@ def _visible_ids(apis: dict[str, Api], memories: Sequence[MadeMemory]) -> int:
             except ApiError as refused:
                 seen += refused.answered_status != 404
     return seen
-
-
-def _embedded(data_dir: Path) -> dict[str, str]:
-    """The embedded default, whatever servers the caller's settings name."""
-    return {
-        "LATENTBANK_DATABASE_URL": "",
-        "LATENTBANK_BROKER_URL": "",
-        "LATENTBANK_STORAGE__URL": "",
-        "LATENTBANK_SERVING__NODE_CACHE_DIR": str(data_dir / "node-cache"),
-    }
 
 
 @contextmanager

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import string
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from core.cli.demo_plan import Kind
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+from core.evaluation.scoring import is_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +113,6 @@ class DemoReport:
 
     def _of(self, kind: Kind) -> list[Answered]:
         return [answer for answer in self.answers if answer.kind == kind]
-
-
-def normalise(text: str) -> str:
-    """As SQuAD's official evaluation does: lower case, no punctuation, no articles, single spaces."""
-    bare = text.lower().translate(_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", bare).split())
-
-
-def is_right(answer: str, expected: Collection[str]) -> bool:
-    """Whether an accepted answer occurs in `answer`, both normalised, as whole words."""
-    words = f" {normalise(answer)} "
-    return any(f" {normalise(accepted)} " in words for accepted in expected if normalise(accepted))
 
 
 def is_leak(

@@ -7,7 +7,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from core.cli import ask, demo, doctor, jobs, memories, remember, tenants, up
+from core.cli import ask, demo, doctor, evaluate, jobs, memories, remember, tenants, up
 from core.cli.output import console
 from core.errors import LatentBankError
 
@@ -27,6 +27,7 @@ app.command()(memories.forget)
 app.command()(jobs.jobs)
 app.add_typer(tenants.app, name="tenants")
 app.command()(doctor.doctor)
+app.command("eval")(evaluate.evaluate)
 
 
 def main() -> None:

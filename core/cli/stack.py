@@ -87,6 +87,16 @@ def plan_stack(settings: Settings, data_dir: Path, overrides: Mapping[str, str] 
     return Plan(data_dir, gateway.url, admin_key, parts, environment)
 
 
+def embedded(data_dir: Path) -> dict[str, str]:
+    """Overrides that make it the embedded default on `data_dir`, whatever servers the caller's settings name."""
+    return {
+        "LATENTBANK_DATABASE_URL": "",
+        "LATENTBANK_BROKER_URL": "",
+        "LATENTBANK_STORAGE__URL": "",
+        "LATENTBANK_SERVING__NODE_CACHE_DIR": str(data_dir / "node-cache"),
+    }
+
+
 @contextmanager
 def running_stack(plan: Plan, progress: Progress, *, ready_seconds: float = _READY_SECONDS) -> Iterator[Children]:
     """Starts the stack, waits until all of it is ready, stops it on the way out, whatever the reason.

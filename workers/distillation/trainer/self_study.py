@@ -202,7 +202,7 @@ def restatements(base: LoadedBase, context: Context) -> list[Pair]:
 
 
 def teacher_prompt(base: LoadedBase, text: str, question: str) -> Prompt:
-    return base.chat.ask(f"{text}\n\nUsing the text above, answer briefly: {question}")
+    return base.chat.ask_about(text, question)
 
 
 def end_token(base: LoadedBase) -> int:

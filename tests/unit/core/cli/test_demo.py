@@ -11,10 +11,11 @@ from typer.testing import CliRunner, Result
 
 from core.cli import demo, progress
 from core.cli.demo_plan import DemoPlan, examples_dir, read_plan
-from core.cli.demo_report import is_leak, is_right, normalise
+from core.cli.demo_report import is_leak
 from core.cli.main import app
 from core.cli.stack import Plan
 from core.errors import SetupError
+from core.evaluation.scoring import is_right, normalise
 from tests.unit.core.cli.gateway_double import GatewayDouble
 
 

@@ -1,0 +1,159 @@
+"""Asks a suite under every condition, with the components that serve: retrieval, drafts, gate, batched generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from core.evaluation.answering import Answerer, Ask
+from core.evaluation.bank import EvaluatedBank
+from core.evaluation.judging import choose, entropy_of, features_of
+from core.evaluation.pairs import Pair, draw_wrong, pairs_of
+from core.evaluation.records import Condition, Judgement, Record
+from core.evaluation.suite import Question, Suite
+from core.retrieval.index import retrieval_signals
+
+
+class TextEncoder(Protocol):
+    """What is needed of `core.retrieval.encoder.Encoder`."""
+
+    def encode(self, texts: Sequence[str]) -> Tensor: ...
+
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """`top_k` candidates a question; the wrong memories are drawn with `seed`.
+
+    `max_active` is how many memories may speak. More than one is decided here, but answered with the best alone.
+    """
+
+    top_k: int
+    seed: int
+    max_active: int = 1
+
+
+def ask_suite(
+    suite: Suite, bank: EvaluatedBank, encoder: TextEncoder, answerer: Answerer, routing: Routing, told: Progress
+) -> tuple[list[Record], list[Judgement]]:
+    """One record a question, in the suite's order, and a judgement for each pair of question and memory."""
+    ranked = _ranked(suite, bank, encoder)
+    wrong = {q.id: draw_wrong(q, list(bank.members), routing.seed) for q in suite.questions}
+    pairs = [p for q in suite.questions for p in pairs_of(q, ranked[q.id], routing.top_k, wrong[q.id])]
+    judgements = _judge(suite, bank, encoder, answerer, pairs, told)
+    chosen = _chosen(bank, judgements, routing)
+    asks = {
+        q.id: _asks(q, suite, bank, ranked[q.id][: routing.top_k], wrong[q.id], chosen.get(q.id, ()))
+        for q in suite.questions
+    }
+    wanted = [ask for of_question in asks.values() for ask in of_question.values() if ask is not None]
+    answers = answerer.answers(wanted, _counter("answering", len(set(wanted)), told))
+    records = [
+        Record(
+            q,
+            {condition: "" if ask is None else answers[ask] for condition, ask in asks[q.id].items()},
+            tuple(ranked[q.id][: routing.top_k]),
+            chosen.get(q.id, ()),
+        )
+        for q in suite.questions
+    ]
+    return records, judgements
+
+
+def _ranked(suite: Suite, bank: EvaluatedBank, encoder: TextEncoder) -> dict[str, list[str]]:
+    """By question: all documents that have a memory, best match first."""
+    embeddings = encoder.encode([question.text for question in suite.questions])
+    return {
+        question.id: [
+            bank.document_of(hit.memory_id) for hit in bank.index.search(question.text, embedding, len(bank.members))
+        ]
+        for question, embedding in zip(suite.questions, embeddings, strict=True)
+    }
+
+
+def _judge(
+    suite: Suite,
+    bank: EvaluatedBank,
+    encoder: TextEncoder,
+    answerer: Answerer,
+    pairs: Sequence[Pair],
+    told: Progress,
+) -> list[Judgement]:
+    questions = {question.id: question for question in suite.questions}
+    embeddings = dict(zip(questions, encoder.encode([q.text for q in questions.values()]), strict=True))
+    drafted = {pair: Ask(questions[pair.question_id].text, document_id=pair.document_id) for pair in pairs}
+    total = len(set(drafted.values()))
+    signals = answerer.signals(list(drafted.values()), _counter("drafting for the gate", total, told))
+    judgements = []
+    for pair in pairs:
+        member = bank.members[pair.document_id]
+        retrieved = retrieval_signals(questions[pair.question_id].text, embeddings[pair.question_id], member.index)
+        features = features_of(retrieved, signals[drafted[pair]])
+        scored = bank.gates.judge(member.memory_id, features)
+        judgements.append(Judgement(pair, features, scored.score, scored.threshold, entropy_of(features)))
+    return judgements
+
+
+def _chosen(bank: EvaluatedBank, judgements: Sequence[Judgement], routing: Routing) -> dict[str, tuple[str, ...]]:
+    """By question: the documents whose memories the gate activates, of the candidates alone, best first."""
+    candidates: dict[str, dict[str, Judgement]] = {}
+    for judgement in judgements:
+        if judgement.pair.rank < routing.top_k:
+            candidates.setdefault(judgement.pair.question_id, {})[judgement.pair.document_id] = judgement
+    return {
+        question_id: tuple(
+            bank.document_of(scored.memory_id)
+            for scored in choose(
+                [bank.gates.judge(bank.members[d].memory_id, j.features) for d, j in found.items()],
+                routing.max_active,
+            )
+        )
+        for question_id, found in candidates.items()
+    }
+
+
+def _asks(
+    question: Question,
+    suite: Suite,
+    bank: EvaluatedBank,
+    candidates: Sequence[str],
+    wrong: str | None,
+    chosen: Sequence[str],
+) -> Mapping[Condition, Ask | None]:
+    """How the question is put under each condition that applies; `None` where its memory failed, which is no answer."""
+    if question.role == "near_miss":
+        return {"routed": _routed(question, chosen)}
+    texts = {document.id: document.text for document in suite.documents}
+    alone = Ask(question.text)
+    asks: dict[Condition, Ask | None] = {"no_memory": alone, "routed": _routed(question, chosen)}
+    if question.role == "general":
+        return asks
+    asks["full_context"] = replace(alone, text="\n\n".join(texts[id_] for id_ in question.documents))
+    asks["rag"] = replace(alone, text=texts[candidates[0]]) if candidates else alone
+    own = [id_ for id_ in question.documents if id_ in bank.members]
+    asks["oracle"] = replace(alone, document_id=own[0]) if own else None
+    if wrong is not None:
+        asks["wrong_adapter"] = replace(alone, document_id=wrong)
+    return asks
+
+
+def _routed(question: Question, chosen: Sequence[str]) -> Ask:
+    return Ask(question.text, document_id=chosen[0] if chosen else None)
+
+
+def _counter(what: str, total: int, told: Progress) -> Callable[[int], None]:
+    done = 0
+    told(what, 0, total)
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        told(what, done, total)
+
+    return count
