@@ -44,6 +44,8 @@ class AdapterConfig:
     alpha: float
     targets: tuple[str, ...]
     activation_tokens: tuple[int, ...]
+    layers: tuple[int, ...] | None = None
+    """The numbers of the decoder layers that are adapted; `None` for all."""
 
     @property
     def scale(self) -> float:
@@ -60,6 +62,7 @@ class AdapterConfig:
             "lora_alpha": self.alpha,
             "lora_dropout": 0.0,
             "target_modules": sorted(self.targets),
+            "layers_to_transform": None if self.layers is None else list(self.layers),
             "alora_invocation_tokens": list(self.activation_tokens),
             "bias": "none",
             "fan_in_fan_out": False,
@@ -72,6 +75,11 @@ class AdapterConfig:
 def weight_name(layer: str, side: str) -> str:
     """PEFT's key of the `a` or `b` side of `layer`, the layer's name in the base model."""
     return f"{_PREFIX}{layer}{_SIDES[side]}"
+
+
+def number_of_layer(name: str) -> int:
+    """The number of the decoder layer that a module lies in: 14 for `model.layers.14.mlp.up_proj`; else 0."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
 
 
 def pairs_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -113,6 +121,7 @@ def _parse(fields: Mapping[str, Any]) -> AdapterConfig:
         alpha=float(fields["lora_alpha"]),
         targets=tuple(map(str, targets)),
         activation_tokens=tuple(map(int, tokens)),
+        layers=None if fields.get("layers_to_transform") is None else tuple(map(int, fields["layers_to_transform"])),
     )
     if config.rank < 1 or not 0 < config.alpha < float("inf"):
         raise ValueError("r and lora_alpha must be positive")

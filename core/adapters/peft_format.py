@@ -48,12 +48,13 @@ def save_adapter(
     base_name: str,
     activation_tokens: Sequence[int],
     base_digest: str | None = None,
+    layers: Sequence[int] | None = None,
 ) -> None:
     """Writes `adapter_model.safetensors` and `adapter_config.json` into `directory`.
 
     `weights` is layer name to `(a [rank, in], b [out, rank])`, as `PackedAdapters.read` gives it; the update is
     `alpha / rank · b·a`. The same weights give the same bytes, and so the same digest. `base_digest` is noted in the
-    weights' metadata for `validate_adapter`.
+    weights' metadata for `validate_adapter`. `layers` are the numbers of the adapted decoder layers, where not all are.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -63,7 +64,8 @@ def save_adapter(
     }
     metadata = {"format": "pt"} | ({BASE_DIGEST: base_digest} if base_digest else {})
     (directory / WEIGHTS_FILE).write_bytes(_canonical(save(tensors, metadata)))
-    config = AdapterConfig(base_name, rank, alpha, tuple(targets), tuple(activation_tokens))
+    adapted = None if layers is None else tuple(layers)
+    config = AdapterConfig(base_name, rank, alpha, tuple(targets), tuple(activation_tokens), adapted)
     (directory / CONFIG_FILE).write_text(json.dumps(config.to_json(), indent=2) + "\n")
 
 

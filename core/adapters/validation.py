@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
-from core.adapters.files import ADAPTER_FILES, BASE_DIGEST, WEIGHTS_FILE, AdapterConfig, pairs_of, read_config
+from core.adapters.files import (
+    ADAPTER_FILES,
+    BASE_DIGEST,
+    WEIGHTS_FILE,
+    AdapterConfig,
+    number_of_layer,
+    pairs_of,
+    read_config,
+)
 from core.errors import AdapterInvalid, WrongBase
 
 Array = NDArray[np.float32]
@@ -105,8 +113,10 @@ def _check_names(
     leaves = {layer.rsplit(".", 1)[-1] for layer in layers}
     if leaves != set(config.targets):
         raise AdapterInvalid(f"The weights are of {sorted(leaves)}, the configuration says {sorted(config.targets)}.")
-    if expected is not None and set(layers) != set(expected):
-        odd = sorted(set(layers) ^ set(expected))
+    adapted = None if config.layers is None else set(config.layers)
+    wanted = {name for name in expected or () if adapted is None or number_of_layer(name) in adapted}
+    if expected is not None and set(layers) != wanted:
+        odd = sorted(set(layers) ^ wanted)
         raise WrongBase(f"The adapter's layers are not the base model's: {', '.join(odd[:3])}.")
 
 

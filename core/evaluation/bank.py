@@ -63,7 +63,7 @@ def read_bank(
     cache = NodeCache(settings.resolved_node_cache_dir, settings.serving.node_cache_bytes, store)
     members: dict[str, Member] = {}
     refused: dict[str, str] = {}
-    gates = Gates()
+    gates = Gates(settings.serving.false_activation)
     for entry in entries:
         if entry.memory_id not in documents:
             continue
@@ -105,5 +105,5 @@ def _member(
         index = load_index(directory, encoder=encoder)
         if index.memory_id != entry.memory_id:
             raise AdapterInvalid(f"The index of {entry.memory_id} is of another memory.")
-        gates.add(entry.memory_id, directory)
+        gates.add(directory)
     return Member(document_id, entry.memory_id, manifest, index, adapter)

@@ -1,16 +1,15 @@
-"""The gate, as the evaluation uses it: the only module here that knows how a gate is stored and scored."""
+"""The gate, as the evaluation uses it: the only module here that knows how a gate comes about and scores."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.adapters.files import GATE_FILE
-from core.errors import AdapterInvalid
-from core.gate.calibration import auroc
+from core.gate.calibration import Report, fit
 from core.gate.decision import GateModel, Scored, choose
 from core.gate.features import FEATURES, DraftSignals, RetrievalSignals, vector
+from core.gate.reliability import auroc
+from core.gate.samples import Sample, load_samples
 
 __all__ = ["NAMES", "Gates", "Scored", "auroc", "choose", "entropy_of", "features_of"]
 
@@ -19,22 +18,28 @@ NAMES = FEATURES
 
 
 class Gates:
-    """The gates of a bank: one per memory, from its own files."""
+    """The gate of a bank: one model, fitted to the samples of all its memories for a promised rate."""
 
-    def __init__(self) -> None:
-        self._models: dict[str, GateModel] = {}
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._samples: list[tuple[Sample, ...]] = []
+        self._fitted: tuple[GateModel, Report] | None = None
 
-    def add(self, memory_id: str, directory: Path) -> None:
-        """Takes in the gate of a memory whose files are in `directory`. Raises `AdapterInvalid`."""
-        try:
-            self._models[memory_id] = GateModel.from_json(json.loads((directory / GATE_FILE).read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise AdapterInvalid(f"The gate can't be used: {problem!r:.200}") from problem
+    def add(self, directory: Path) -> None:
+        """Takes in a memory whose files are in `directory`. Raises `AdapterInvalid`."""
+        self._samples.append(load_samples(directory))
+        self._fitted = None
 
     def judge(self, memory_id: str, features: Sequence[float]) -> Scored:
         """What the gate says of a memory for a question with these `features`."""
-        model = self._models[memory_id]
+        model, _ = self.fitted
         return Scored(memory_id, model.score(features), model.threshold)
+
+    @property
+    def fitted(self) -> tuple[GateModel, Report]:
+        if self._fitted is None:
+            self._fitted = fit(self._samples, self._rate)
+        return self._fitted
 
 
 def features_of(retrieval: RetrievalSignals, draft: DraftSignals) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from core.evaluation.suite import Document, Question, Suite
 from core.settings import Settings, StorageSettings
 from core.storage.opening import open_store
 from core.truth.database import Database
-from tests.fixtures.published import SHUT, Publisher, WordEncoder, gate_on
+from tests.fixtures.published import Publisher, WordEncoder, samples_on
 
 TEXTS = {
     "town": "Orsk lies on the river Tessle. Its customs house is built of slate.",
@@ -45,14 +45,14 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def bank(settings: Settings, embedded_truth: Database, loaded_tiny: LoadedBase) -> EvaluatedBank:
-    """Three memories with random adapters; the gates of two are always open, the club's is always shut."""
+    """Three memories with random adapters, whose gate opens where a question is like the text."""
     encoder = WordEncoder()
     publisher = Publisher(embedded_truth, open_store(settings), loaded_tiny.description, encoder)
     tenant = publisher.tenant()
     documents = {}
     for seed, (id_, text) in enumerate(TEXTS.items()):
-        gate = SHUT if id_ == "club" else gate_on("dense", 0.5, width=0.3, threshold=0.01)
-        documents[publisher.publish(tenant, f"The {id_}", text, seed=seed, gate=gate).memory_id] = id_
+        memory = publisher.publish(tenant, f"The {id_}", text, seed=seed, samples=samples_on("dense", 0.5))
+        documents[memory.memory_id] = id_
     publisher.publish(tenant, "Of another suite", "Orsk, Orsk, the customs house of Orsk.", seed=9)
     return read_bank(settings, tenant, documents, loaded_tiny.description, encoder.reference)
 
@@ -100,7 +100,7 @@ def test_a_suite_is_asked_under_every_condition(bank: EvaluatedBank, loaded_tiny
     assert of_town["town"].passes
     assert all(len(j.features) == len(NAMES) for j in judgements)
     assert {j.pair.kind for j in judgements} == {"own", "near_miss", "wrong", "unrelated", "general"}
-    assert not any(j.passes for j in judgements if j.pair.document_id == "club")
+    assert not any(j.passes for j in judgements if j.pair.kind in ("general", "wrong"))
 
 
 def test_a_bank_without_memories_leaves_everything_to_the_base(

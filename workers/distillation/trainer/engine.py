@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from core.adapters.files import number_of_layer
 from core.adapters.packed import PackedAdapters
 from core.errors import AdapterInvalid
 from workers.distillation.trainer.ranks import Ranks
@@ -178,11 +179,6 @@ class AdapterEngine:
 
         with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if writing else None):
             yield
-
-
-def number_of_layer(name: str) -> int:
-    """The number of the decoder layer that a module's name lies in: 14 for `model.layers.14.mlp.up_proj`."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
 
 
 class _Student(nn.Module):

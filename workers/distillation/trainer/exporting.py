@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.adapters.files import number_of_layer
 from core.adapters.peft_format import save_adapter
 from core.base_model.loading import LoadedBase
 from core.gate.samples import Sample, save_samples
@@ -47,6 +48,7 @@ def export(
         base_name=base.description.name,
         activation_tokens=base.description.activation_tokens,
         base_digest=base.description.digest,
+        layers=sorted({number_of_layer(name) for name in weights}) if recipe.untouched_layers else None,
     )
     save_samples(directory, samples)
     save_index(directory, index, encoder, study)
