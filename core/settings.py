@@ -86,7 +86,7 @@ class RecipeSettings(BaseModel):
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     untouched_layers: float = Field(0.5, ge=0.0, lt=1.0)
     """Share of the layers, the lower ones, that carry no adapter; their work on an answer is done once."""
-    narrow_head: bool = True
+    narrow_head: bool = False
     """Compare the student on the tokens that a step's targets name, instead of the whole vocabulary."""
     steps: int = 32
     """Least steps; a long context takes as many as give each pair `passes` turns."""
@@ -99,7 +99,7 @@ class RecipeSettings(BaseModel):
     b_rate: float = 1.0
     """Learning rate of B relative to that of A."""
     off_topic_share: float = 0.25
-    unseen_words: float = 0.15
+    unseen_words: float = 0.0
     """Share of a question's tokens that the student does not see, drawn anew for each row and step."""
     teacher_top_k: int = 64
     spans_per_fact: int = 3

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.evaluation.scoring import is_right
 from core.settings import RecipeSettings, Settings
-from tests.benchmarks.scoring import right
 from tests.benchmarks.suites import Document, documents_of
 
 ROOT = Path(__file__).parents[2]
@@ -112,8 +112,8 @@ def scored(documents: Sequence[Document], answers: dict[str, list[list[str]]]) -
             "accepted": question.accepted,
             "ours": ours,
             "plain": plain,
-            "right_ours": right(ours, question.accepted),
-            "right_plain": right(plain, question.accepted),
+            "right_ours": is_right(ours, question.accepted),
+            "right_plain": is_right(plain, question.accepted),
         }
         for document, by_ours, by_plain in zip(documents, answers["ours"], answers["plain"], strict=True)
         for question, ours, plain in zip(document.questions, by_ours, by_plain, strict=True)

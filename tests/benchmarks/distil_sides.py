@@ -31,7 +31,7 @@ from workers.distillation.trainer.contexts import text_context
 from workers.distillation.trainer.distilling import Distiller
 from workers.distillation.trainer.engine import join_group
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.requests import MemoryRequest, Outcome, Phase, Reporter, RunRequest
+from workers.distillation.trainer.requests import MemoryRequest, Phase, Reporter, RunRequest
 from workers.distillation.trainer.self_study import study
 
 ANSWER_TOKENS = 32
@@ -123,7 +123,7 @@ def ours(work: Work) -> dict[str, Any]:
     request = RunRequest("bench", work.base, Path(work.base_dir), work.encoder, work.settings, tuple(memories))
     spent = Spent()
     with spent.timed():
-        outcomes = distil_all(distiller, request, Live(Path(work.directory)))
+        outcomes = distiller.distil(request, Live(Path(work.directory)), set)
     failed = [outcome.error for outcome in outcomes if outcome.error]
     if failed:
         raise RuntimeError(f"Not all memories were made: {failed}")
@@ -133,11 +133,6 @@ def ours(work: Work) -> dict[str, Any]:
         "steps": [outcome.training["steps"] for outcome in outcomes],
         "seconds_by_phase": [dict(outcome.seconds_by_phase) for outcome in outcomes],
     }
-
-
-def distil_all(distiller: Distiller, request: RunRequest, reporter: Reporter) -> list[Outcome]:
-    """The one place that knows how our trainer is called."""
-    return [distiller.distil(request, memory, reporter, lambda: None) for memory in request.memories]
 
 
 def plain(work: Work) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class AdapterEngine:
             for side in (0, 1)
         ]
         student = _Student(model if self.sharded else None, [p for group in groups for p in group["params"]], loss)
-        optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, betas=(0.9, 0.99))
+        optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=student,
             optimizer=optimizer,

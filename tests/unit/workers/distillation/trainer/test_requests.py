@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from core.errors import InvalidRequest, Unavailable
 from workers.distillation.trainer.loop import run
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.requests import Outcome, Reporter, parse_request, waiting
+from workers.distillation.trainer.requests import Outcome, Reporter, RunRequest, parse_request, waiting
 
 REQUEST = {
     "run_id": "run_a",
@@ -49,29 +50,44 @@ def test_a_run_waits_until_it_has_a_result(tmp_path: Path) -> None:
     assert waiting(tmp_path) is None
 
 
-def test_an_error_in_one_memory_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_an_error_of_the_run_ends_the_memories_that_have_not_ended_before(tmp_path: Path) -> None:
     directory = _placed(tmp_path, "run_a")
 
-    def distil(request: object, memory: object, reporter: object, check: object) -> Outcome:
-        if memory.memory_id == "mem_a":  # type: ignore[attr-defined]
-            raise Unavailable("no room")
-        return Outcome("mem_b", "out/mem_b")
+    def distil(request: RunRequest, reporter: Reporter, left_out: object) -> list[Outcome]:
+        reporter.outcome(Outcome("mem_a", "out/mem_a"))
+        raise Unavailable("no room")
 
-    run(directory, Ranks(), distil)  # type: ignore[arg-type]
+    run(directory, Ranks(), distil)
+    assert json.loads((directory / "outcomes" / "mem_a.json").read_text())["error"] is None
     result = json.loads((directory / "result.json").read_text())
     assert result["ok"] is False
-    assert [memory["error"] for memory in result["memories"]] == [{"code": "unavailable", "message": "no room"}, None]
+    told = [(memory["memory_id"], memory["error"]) for memory in result["memories"]]
+    assert told == [("mem_b", {"code": "unavailable", "message": "no room"})]
+
+
+def test_a_run_is_told_which_memories_to_go_on_without(tmp_path: Path) -> None:
+    directory = _placed(tmp_path, "run_a")
+    seen = []
+
+    def distil(request: RunRequest, reporter: Reporter, left_out: Callable[[], Collection[str]]) -> list[Outcome]:
+        seen.append(set(left_out()))
+        (directory / "cancel.mem_b").touch()
+        seen.append(set(left_out()))
+        return []
+
+    run(directory, Ranks(), distil)
+    assert seen == [set(), {"mem_b"}]
 
 
 def test_the_cancel_file_ends_a_run_at_its_next_check(tmp_path: Path) -> None:
     directory = _placed(tmp_path, "run_a")
     (directory / "cancel").touch()
 
-    def distil(request: object, memory: object, reporter: object, check: object) -> Outcome:
-        check()  # type: ignore[operator]
+    def distil(request: RunRequest, reporter: Reporter, left_out: Callable[[], Collection[str]]) -> list[Outcome]:
+        left_out()
         raise AssertionError("not reached")
 
-    run(directory, Ranks(), distil)  # type: ignore[arg-type]
+    run(directory, Ranks(), distil)
     result = json.loads((directory / "result.json").read_text())
     assert (result["ok"], result["cancelled"], result["memories"]) == (False, True, [])
 

@@ -5,8 +5,9 @@ import torch
 from core.engine.decoding import Soft, hard_of, soft_of
 from core.engine.kv import PrefixKv
 from core.settings import RecipeSettings
+from workers.distillation.trainer.student import divergence
 from workers.distillation.trainer.targets import Lesson
-from workers.distillation.trainer.training import divergence, plan, schedule, steps_for
+from workers.distillation.trainer.training import plan, schedule, steps_for
 
 EMPTY = PrefixKv(torch.zeros(1, 1, 0, 2), torch.zeros(1, 1, 0, 2))
 
@@ -18,14 +19,14 @@ def _lesson(length: int, token: int = 0) -> Lesson:
 def test_the_loss_is_zero_where_the_student_says_what_the_teacher_says() -> None:
     logits = torch.tensor([[2.0, 1.0, -30.0], [0.0, 3.0, -30.0]])
     lesson = Lesson(EMPTY, (1, 2), soft_of(logits, 2))
-    assert abs(float(divergence(logits[None], [lesson]))) < 1e-5
+    assert abs(float(divergence(logits, [lesson]).sum())) < 1e-5
 
 
 def test_the_loss_is_summed_over_positions_and_weighs_by_the_teacher() -> None:
     soft = Soft(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0, 1]]))
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
     expected = torch.log(torch.tensor(0.5)) - torch.log(torch.tensor(0.25))
-    assert torch.isclose(divergence(logits[None], [Lesson(EMPTY, (1,), soft)]), expected)
+    assert torch.isclose(divergence(logits, [Lesson(EMPTY, (1,), soft)]).sum(), expected)
 
 
 def test_every_pair_has_its_turn_before_any_has_a_second_one_more_than_once() -> None:
@@ -36,6 +37,13 @@ def test_every_pair_has_its_turn_before_any_has_a_second_one_more_than_once() ->
     seen = {lesson.feed[0] for batch in batches for lesson in batch}
     assert set(range(9)) <= seen
     assert all(sum(lesson.feed[0] >= 100 for lesson in batch) == 1 and len(batch) == 4 for batch in batches)
+
+
+def test_rows_of_memories_with_as_many_pairs_are_alike_in_length_at_every_step() -> None:
+    recipe = RecipeSettings(batch_rows=4, off_topic_share=0.25)
+    both = [[_lesson(3 + 8 * (i % 3), i) for i in range(k, k + 9)] for k in (0, 50)]
+    plans = [[max(len(x.feed) for x in batch) for batch in plan(learn, [], recipe, steps=6)] for learn in both]
+    assert sum(abs(one - other) for one, other in zip(*plans, strict=True)) <= 8
 
 
 def test_the_plan_is_the_same_for_every_rank() -> None:
