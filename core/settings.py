@@ -81,13 +81,11 @@ class DistillationSettings(BaseModel):
 class RecipeSettings(BaseModel):
     """How a context becomes an adapter; see docs/recipe.md for what was measured."""
 
-    rank: int = 8
-    alpha: int = 16
+    rank: int = 6
+    alpha: int = 12
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-    untouched_layers: float = Field(0.5, ge=0.0, lt=1.0)
+    untouched_layers: float = Field(0.34, ge=0.0, lt=1.0)
     """Share of the layers, the lower ones, that carry no adapter; their work on an answer is done once."""
-    narrow_head: bool = False
-    """Compare the student on the tokens that a step's targets name, instead of the whole vocabulary."""
     steps: int = 32
     """Least steps; a long context takes as many as give each pair `passes` turns."""
     passes: float = 4.0
@@ -99,8 +97,6 @@ class RecipeSettings(BaseModel):
     b_rate: float = 1.0
     """Learning rate of B relative to that of A."""
     off_topic_share: float = 0.25
-    unseen_words: float = 0.0
-    """Share of a question's tokens that the student does not see, drawn anew for each row and step."""
     teacher_top_k: int = 64
     spans_per_fact: int = 3
     stems_per_span: int = 3

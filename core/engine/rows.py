@@ -21,7 +21,7 @@ class Rows:
     """`prefixes[i]` and `slots[i]` belong to row i; `room` is how many tokens may still be fed.
 
     With `mixes` instead of `slots`, row i has the sum of the adapters in the slots that `mixes[i]` names, each times
-    its weight. Row i does not look at the tokens of its prefix that `unseen[i]` names by position.
+    its weight.
     """
 
     def __init__(
@@ -33,7 +33,6 @@ class Rows:
         adapters: PackedAdapters | None = None,
         slots: Sequence[int] | None = None,
         mixes: Sequence[Mapping[int, float]] | None = None,
-        unseen: Sequence[Sequence[int]] = (),
     ) -> None:
         self._model = model
         self._adapters = adapters
@@ -46,8 +45,6 @@ class Rows:
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=model.device)
         self._valid = columns[None, :] >= (longest - lengths)[:, None]
         self._lengths = lengths
-        for row, hidden in enumerate(unseen):
-            self._valid[row, [longest - len(prefixes[row]) + at for at in hidden]] = False
 
     def feed(self, tokens: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
         """Feeds each row its tokens; logits `[rows, keep, vocabulary]` of the last `keep` columns.

@@ -166,7 +166,7 @@ def test_the_next_memory_starts_afresh(loaded_tiny: LoadedBase, ranks: Ranks) ->
 
 
 def test_memories_of_one_run_learn_as_if_each_were_alone(loaded_tiny: LoadedBase, ranks: Ranks) -> None:
-    recipe = RecipeSettings(steps=8, passes=1, batch_rows=4, off_topic_share=0, rank=4, unseen_words=0.3)
+    recipe = RecipeSettings(steps=8, passes=1, batch_rows=4, off_topic_share=0, rank=4)
     engine = _engine(loaded_tiny, recipe, 3)
     facts = [FACT, ("What is the dog called?", "Bess."), ("Where is it?", "In the far north of the sea.")]
     pupils = [Pupil(_lessons(loaded_tiny, recipe, *fact), [], []) for fact in facts]

@@ -200,7 +200,6 @@ class _Run:
                 self.at.ranks,
                 left_out=left_out,
                 progress=progress,
-                narrow=self.request.recipe.narrow_head and not engine.sharded,
             )
 
     def _judge(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +20,12 @@ class Batch:
     """This rank's rows of one step.
 
     `lessons` are as many consecutive rows for each of `adapters`, the numbers of adapters in training; `targets[i]` is
-    how many targets the rows of all ranks have for `adapters[i]`. `vocabulary` are the tokens, sorted, that the student
-    is compared on: those that any row's target holds likely, on any rank; `None` for all.
-    `unseen[i]` are positions of row i's prefix that it may not look at.
+    how many targets the rows of all ranks have for `adapters[i]`.
     """
 
     lessons: tuple[Lesson, ...]
     adapters: tuple[int, ...]
     targets: tuple[int, ...]
-    vocabulary: Tensor | None = None
-    unseen: tuple[tuple[int, ...], ...] = ()
 
 
 Loss = Callable[[Batch], Tensor]
@@ -50,19 +45,18 @@ def student_loss(model: Any, adapters: PackedAdapters, ranks: int, scale: float,
             [lesson.prefix for lesson in lessons],
             # The first layers' KV may have no gradient, and is then written into the cache even in training.
             room=max(len(lesson.feed) for lesson in lessons),
-            unseen=batch.unseen,
         )
         feeds = [lesson.feed for lesson in lessons]
         with adapters.training(batch.adapters, scale):
-            if batch.vocabulary is None and first_layer == 0:
+            if first_layer == 0:
                 logits = rows.feed(feeds, keep=max(len(lesson.soft) for lesson in lessons))
                 student = _at_targets(logits, lessons)
             else:
-                hidden = [lesson.hidden for lesson in lessons if lesson.hidden is not None] if first_layer else None
-                with only_layers(model, first_layer) if first_layer else nullcontext():
+                hidden = [lesson.hidden for lesson in lessons if lesson.hidden is not None]
+                with only_layers(model, first_layer):
                     states = rows.feed_decoder(feeds, hidden)
-                student = _head(model, _at_targets(states, lessons), batch.vocabulary)
-        each = divergence(student.float(), lessons, batch.vocabulary)
+                student = model.get_output_embeddings()(_at_targets(states, lessons))
+        each = divergence(student.float(), lessons)
         count = len(batch.adapters)
         owner = torch.arange(count).repeat_interleave(len(lessons) // count)
         lengths = torch.tensor([len(lesson.soft) for lesson in lessons])
@@ -72,22 +66,13 @@ def student_loss(model: Any, adapters: PackedAdapters, ranks: int, scale: float,
     return loss
 
 
-def vocabulary_of(lessons: Sequence[Lesson]) -> Tensor:
-    """The tokens that any target holds likely, sorted."""
-    found: Tensor = torch.cat([lesson.soft.tokens.flatten() for lesson in lessons]).unique()
-    return found
+def divergence(student: Tensor, lessons: Sequence[Lesson]) -> Tensor:
+    """KL(target ‖ student) of each position, `[positions]`; the target on its top tokens only, the student on all.
 
-
-def divergence(student: Tensor, lessons: Sequence[Lesson], vocabulary: Tensor | None = None) -> Tensor:
-    """KL(target ‖ student) of each position, `[positions]`; the target on its top tokens only.
-
-    `student` is `[positions, vocabulary]`: logits at the lessons' targets one after the other, of the tokens in
-    `vocabulary` if it is given.
+    `student` is `[positions, vocabulary]`: logits at the lessons' targets, one after the other.
     """
     target = _padded([lesson.soft.log_probabilities for lesson in lessons], -torch.inf).to(student)
-    tokens = _padded([lesson.soft.tokens for lesson in lessons], None).to(student.device)
-    if vocabulary is not None:
-        tokens = torch.searchsorted(vocabulary.to(tokens.device), tokens)
+    tokens = _padded([lesson.soft.tokens for lesson in lessons], 0).to(student.device)
     chosen = student.gather(-1, tokens) - student.logsumexp(-1, keepdim=True)
     weight = target.exp()
     total: Tensor = (torch.special.xlogy(weight, weight) - weight * chosen).sum(-1)
@@ -104,24 +89,7 @@ def _at_targets(columns: Tensor, lessons: Sequence[Lesson]) -> Tensor:
     return columns[rows.to(columns.device), at.to(columns.device)]
 
 
-def _head(model: Any, states: Tensor, vocabulary: Tensor | None) -> Tensor:
-    head = model.get_output_embeddings()
-    if vocabulary is None:
-        logits: Tensor = head(states)
-        return logits
-    at = vocabulary.to(states.device)
-    return nn.functional.linear(states, head.weight[at], None if head.bias is None else head.bias[at])
-
-
-def _padded(parts: Sequence[Tensor], value: float | None) -> Tensor:
-    """`[n_i, k_i]` tensors as one `[Σ n_i, max k_i]`; without a value, the first column fills up."""
+def _padded(parts: Sequence[Tensor], value: float) -> Tensor:
+    """`[n_i, k_i]` tensors as one `[Σ n_i, max k_i]`."""
     width = max(part.shape[1] for part in parts)
-    return torch.cat([_widened(part, width, value) for part in parts])
-
-
-def _widened(part: Tensor, width: int, value: float | None) -> Tensor:
-    if part.shape[1] == width:
-        return part
-    if value is not None:
-        return nn.functional.pad(part, (0, width - part.shape[1]), value=value)
-    return torch.cat([part, part[:, :1].expand(-1, width - part.shape[1])], 1)
+    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1]), value=value) for part in parts])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.base_model.loading import LoadedBase
-from core.engine.decoding import Soft, batches, common_length, prefill_shared, write
+from core.engine.decoding import Soft, batches, prefill_shared, write
 from core.engine.kv import PrefixKv
 from core.engine.partial import only_layers
 from core.engine.rows import Rows
@@ -28,15 +28,13 @@ class Lesson:
 
     `feed` is the activation tokens and the answer without its last token; its last `len(soft)` positions have targets.
     `hidden` `[len(feed), hidden]` is what `feed` has become before the first adapted layer, `None` where that is the
-    first of all; `prefix` has the layers from there on. `asked` are the positions of the question's own words in the
-    prefix.
+    first of all; `prefix` has the layers from there on.
     """
 
     prefix: PrefixKv
     feed: tuple[int, ...]
     soft: Soft
     hidden: Tensor | None = None
-    asked: range = range(0)
 
 
 def lessons(base: LoadedBase, pairs: Sequence[Pair], first_layer: int = 0) -> list[Lesson]:
@@ -44,8 +42,7 @@ def lessons(base: LoadedBase, pairs: Sequence[Pair], first_layer: int = 0) -> li
     prompts = [base.chat.ask(pair.question) for pair in pairs]
     prefixes = prefill_shared(base.model, [prompt.prefix for prompt in prompts])
     feeds = [(*prompt.activation, *pair.answer[:-1]) for prompt, pair in zip(prompts, pairs, strict=True)]
-    asked = _own_words([prompt.prefix for prompt in prompts], base.chat.ask("").prefix)
-    return _from_layer(base.model, prefixes, feeds, [pair.soft for pair in pairs], asked, first_layer)
+    return _from_layer(base.model, prefixes, feeds, [pair.soft for pair in pairs], first_layer)
 
 
 def base_lessons(
@@ -71,20 +68,9 @@ def base_lessons(
         for prompt, prefix, (tokens, soft) in zip(prompts, prefixes, answers, strict=True)
         if soft is not None
     ]
-    nothing = [range(0)] * len(kept)
     return _from_layer(
-        base.model, [p for p, _, _ in kept], [f for _, f, _ in kept], [s for _, _, s in kept], nothing, first_layer
+        base.model, [p for p, _, _ in kept], [f for _, f, _ in kept], [s for _, _, s in kept], first_layer
     )
-
-
-def _own_words(prefixes: Sequence[Sequence[int]], empty: Sequence[int]) -> list[range]:
-    """Where prompts differ from the prompt of an empty question."""
-    ranges = []
-    for prefix in prefixes:
-        start = common_length([prefix, empty])
-        end = len(prefix) - common_length([prefix[: start - 1 : -1] if start else prefix[::-1], empty[::-1]])
-        ranges.append(range(start, max(start, end)))
-    return ranges
 
 
 @torch.no_grad()
@@ -93,12 +79,10 @@ def _from_layer(
     prefixes: Sequence[PrefixKv],
     feeds: Sequence[tuple[int, ...]],
     softs: Sequence[Soft],
-    asked: Sequence[range],
     first_layer: int,
 ) -> list[Lesson]:
     if first_layer == 0:
-        parts = zip(prefixes, feeds, softs, asked, strict=True)
-        return [Lesson(prefix, feed, soft, None, words) for prefix, feed, soft, words in parts]
+        return [Lesson(*parts) for parts in zip(prefixes, feeds, softs, strict=True)]
     hidden: list[Tensor | None] = [None] * len(feeds)
     order = sorted(range(len(feeds)), key=lambda i: len(feeds[i]))
     with only_layers(model, 0, first_layer):
@@ -108,6 +92,6 @@ def _from_layer(
             for i, row in zip(batch, states, strict=True):
                 hidden[i] = row[len(row) - len(feeds[i]) :].clone()
     return [
-        Lesson(prefix.layers_from(first_layer), feed, soft, states, words)
-        for prefix, feed, soft, states, words in zip(prefixes, feeds, softs, hidden, asked, strict=True)
+        Lesson(prefix.layers_from(first_layer), feed, soft, states)
+        for prefix, feed, soft, states in zip(prefixes, feeds, softs, hidden, strict=True)
     ]

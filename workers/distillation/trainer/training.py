@@ -15,7 +15,7 @@ from torch import Tensor
 from core.settings import RecipeSettings
 from workers.distillation.trainer.engine import AdapterEngine
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.student import Batch, vocabulary_of
+from workers.distillation.trainer.student import Batch
 from workers.distillation.trainer.targets import Lesson
 
 WARM_UP = 6
@@ -77,12 +77,8 @@ def train(
     *,
     left_out: Callable[[], Collection[int]],
     progress: Progress,
-    narrow: bool = False,
 ) -> list[Trained]:
-    """Trains pupil i as adapter i. `left_out` is asked before every step who is not to go on, and may raise to stop.
-
-    With `narrow` the student is compared on the tokens that a step's targets name, instead of the whole vocabulary.
-    """
+    """Trains pupil i as adapter i. `left_out` is asked before every step who is not to go on, and may raise to stop."""
     for number, pupil in enumerate(pupils):
         engine.reset(number, recipe.seed, pupil.start)
     courses = [_course(pupil, recipe) for pupil in pupils]
@@ -94,7 +90,7 @@ def train(
         rows = [next(courses[i].batches) for i in active]
         base_rates = [recipe.learning_rate * schedule(step, courses[i].steps) for i in active]
         rates = {i: (rate, rate * recipe.b_rate) for i, rate in zip(active, base_rates, strict=True)}
-        losses = engine.step(_batch(rows, active, ranks, narrow, recipe, step), rates)
+        losses = engine.step(_batch(rows, active, ranks), rates)
         for at, number in enumerate(active):
             course = courses[number]
             course.losses.append(sum(ranks.from_all(losses[at])) / ranks.size)
@@ -179,26 +175,7 @@ def _trained(engine: AdapterEngine, number: int, course: _Course, recipe: Recipe
     return Trained(tuple(course.losses), last, len(course.pupil.learn), engine.read(number))
 
 
-def _batch(
-    rows: Sequence[Sequence[Lesson]],
-    adapters: Sequence[int],
-    ranks: Ranks,
-    narrow: bool,
-    recipe: RecipeSettings,
-    step: int,
-) -> Batch:
+def _batch(rows: Sequence[Sequence[Lesson]], adapters: Sequence[int], ranks: Ranks) -> Batch:
     """Each rank has its share of every memory's rows, and so as many of each."""
     lessons = tuple(lesson for own in rows for lesson in ranks.own(own))
-    targets = tuple(sum(len(lesson.soft) for lesson in own) for own in rows)
-    vocabulary = vocabulary_of([lesson for own in rows for lesson in own]) if narrow else None
-    unseen = tuple(
-        words
-        for own in rows
-        for words in ranks.own(_unseen(own, recipe.unseen_words, random.Random(recipe.seed * 10_007 + step)))
-    )
-    return Batch(lessons, tuple(adapters), targets, vocabulary, unseen)
-
-
-def _unseen(rows: Sequence[Lesson], share: float, chance: random.Random) -> list[tuple[int, ...]]:
-    """A share of each question's words that a row does without in this step: it learns to do with any of them."""
-    return [tuple(at for at in row.asked if chance.random() < share) for row in rows]
+    return Batch(lessons, tuple(adapters), tuple(sum(len(lesson.soft) for lesson in own) for own in rows))

@@ -7,7 +7,7 @@ import torch
 
 from core.engine.decoding import hard_of, soft_of
 from core.engine.kv import PrefixKv
-from workers.distillation.trainer.student import divergence, vocabulary_of
+from workers.distillation.trainer.student import divergence
 from workers.distillation.trainer.targets import Lesson
 
 _NOTHING = PrefixKv(torch.zeros(1, 1, 0, 1), torch.zeros(1, 1, 0, 1))
@@ -22,15 +22,6 @@ def test_the_loss_of_rows_of_unequal_length_is_the_sum_of_their_divergences() ->
         student[:3].log_softmax(-1), teacher.log_softmax(-1), reduction="sum", log_target=True
     ) + torch.nn.functional.cross_entropy(student[3:], torch.tensor([7, 2]), reduction="sum")
     assert float(divergence(student, lessons).sum()) == pytest.approx(float(wanted), rel=1e-5)
-
-
-def test_on_a_narrow_vocabulary_the_student_is_normalised_over_its_tokens_alone() -> None:
-    lessons = [Lesson(_NOTHING, (4, 5), hard_of([7, 2]))]
-    vocabulary = vocabulary_of([*lessons, Lesson(_NOTHING, (1,), hard_of([9]))])
-    assert vocabulary.tolist() == [2, 7, 9]
-    student = torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
-    wanted = torch.nn.functional.cross_entropy(student, torch.tensor([1, 0]), reduction="sum")
-    assert float(divergence(student, lessons, vocabulary).sum()) == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_a_student_that_equals_its_teacher_loses_nothing() -> None:
