@@ -64,7 +64,7 @@ def run(settings: Settings, suite: Suite, data_dir: Path, seed: int, out: Consol
     base = load_base(description)
     out.print(f"\n[bold]Asking[/] {len(suite.questions)} questions")
     adapters, slots = pack(base.model, bank)
-    routing = Routing(local.serving.top_k, seed)
+    routing = Routing(local.serving.top_k, seed, local.serving.max_active)
     with progress_bars(out) as steps:
         answerer = Answerer(base, adapters, slots)
         records, judgements = ask_suite(suite, bank, encoder, answerer, routing, steps)

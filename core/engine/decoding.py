@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,13 +69,14 @@ def write(
     keep_top: int = 0,
     adapters: PackedAdapters | None = None,
     slots: Sequence[int] | None = None,
+    mixes: Sequence[Mapping[int, float]] | None = None,
     allowed: Sequence[Tensor] | None = None,
 ) -> list[Written]:
     """Lets the model continue `prefixes[i]` and `feeds[i]` for up to `limit` tokens, greedily or by sampling.
 
     With `keep_top` each row carries the top log-probabilities of every position. With `adapters`, row i is written with
-    the adapter in `slots[i]`. With `allowed`, row i consists of the tokens in `allowed[i]` alone.
-    Rows run in batches of like length.
+    the adapter in `slots[i]`, or with the weighted sum `mixes[i]`. With `allowed`, row i consists of the tokens in
+    `allowed[i]` alone. Rows run in batches of like length.
     """
     noise = _noise(sampling, len(feeds), limit)
     order = sorted(range(len(feeds)), key=lambda i: (len(prefixes[i]) + len(feeds[i]), len(feeds[i])))
@@ -87,6 +88,7 @@ def write(
             room=max(len(feeds[i]) for i in batch) + limit,
             adapters=adapters,
             slots=None if slots is None else [slots[i] for i in batch],
+            mixes=None if mixes is None else [mixes[i] for i in batch],
         )
         permitted = None if allowed is None else [allowed[i] for i in batch]
         run = _Batch(rows, [feeds[i] for i in batch], limit, keep_top, permitted)

@@ -22,11 +22,15 @@ Told = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question as it is put: `text` in the prompt or none, the adapter of `document_id` or the base alone."""
+    """A question as it is put: `text` in the prompt or none, the adapter of `document_id` or the base alone.
+
+    With `mix` instead, the sum of several documents' adapters, each times its weight.
+    """
 
     question: str
     text: str | None = None
     document_id: str | None = None
+    mix: tuple[tuple[str, float], ...] = ()
 
 
 class Answerer:
@@ -42,11 +46,11 @@ class Answerer:
 
         The KV of a text is computed once for all its questions. What does not fit the window is answered by nothing.
         """
-        by_text: dict[str | None, list[Ask]] = {}
+        by_text: dict[tuple[str | None, bool], list[Ask]] = {}
         for ask in dict.fromkeys(asks):
-            by_text.setdefault(ask.text, []).append(ask)
+            by_text.setdefault((ask.text, bool(ask.mix)), []).append(ask)
         found: dict[Ask, str] = {}
-        for text, group in by_text.items():
+        for (text, _), group in by_text.items():
             for start in range(0, len(group), BATCH):
                 part = group[start : start + BATCH]
                 found.update(self._alone(part) if text is None else self._with_text(part, text))
@@ -89,6 +93,7 @@ class Answerer:
             end_tokens=self.base.end_tokens,
             adapters=self._adapters,
             slots=[self._slot(ask) for ask in asks],
+            mixes=[{self._slots[id_]: weight for id_, weight in ask.mix} for ask in asks] if asks[0].mix else None,
         )
         return {ask: self.base.chat.decode(row.tokens) for ask, row in zip(asks, rows, strict=True)}
 

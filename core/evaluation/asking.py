@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.evaluation.answering import Answerer, Ask
 from core.evaluation.bank import EvaluatedBank
-from core.evaluation.judging import choose, entropy_of, features_of
+from core.evaluation.judging import choose, entropy_of, features_of, mix
 from core.evaluation.pairs import Pair, draw_wrong, pairs_of
 from core.evaluation.records import Condition, Judgement, Record
 from core.evaluation.suite import Question, Suite
@@ -29,10 +29,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """`top_k` candidates a question; the wrong memories are drawn with `seed`.
-
-    `max_active` is how many memories may speak. More than one is decided here, but answered with the best alone.
-    """
+    """`top_k` candidates a question, of which at most `max_active` speak; the wrong memories are drawn with `seed`."""
 
     top_k: int
     seed: int
@@ -49,7 +46,7 @@ def ask_suite(
     judgements = _judge(suite, bank, encoder, answerer, pairs, told)
     chosen = _chosen(bank, judgements, routing)
     asks = {
-        q.id: _asks(q, suite, bank, ranked[q.id][: routing.top_k], wrong[q.id], chosen.get(q.id, ()))
+        q.id: _asks(q, suite, bank, ranked[q.id][: routing.top_k], wrong[q.id], chosen.get(q.id, {}))
         for q in suite.questions
     }
     wanted = [ask for of_question in asks.values() for ask in of_question.values() if ask is not None]
@@ -59,7 +56,7 @@ def ask_suite(
             q,
             {condition: "" if ask is None else answers[ask] for condition, ask in asks[q.id].items()},
             tuple(ranked[q.id][: routing.top_k]),
-            chosen.get(q.id, ()),
+            tuple(chosen.get(q.id, ())),
         )
         for q in suite.questions
     ]
@@ -100,22 +97,21 @@ def _judge(
     return judgements
 
 
-def _chosen(bank: EvaluatedBank, judgements: Sequence[Judgement], routing: Routing) -> dict[str, tuple[str, ...]]:
-    """By question: the documents whose memories the gate activates, of the candidates alone, best first."""
+def _chosen(bank: EvaluatedBank, judgements: Sequence[Judgement], routing: Routing) -> dict[str, dict[str, float]]:
+    """By question: the documents whose memories the gate activates, best first, and their weights; candidates alone."""
     candidates: dict[str, dict[str, Judgement]] = {}
     for judgement in judgements:
         if judgement.pair.rank < routing.top_k:
             candidates.setdefault(judgement.pair.question_id, {})[judgement.pair.document_id] = judgement
-    return {
-        question_id: tuple(
-            bank.document_of(scored.memory_id)
-            for scored in choose(
-                [bank.gates.judge(bank.members[d].memory_id, j.features) for d, j in found.items()],
-                routing.max_active,
-            )
-        )
-        for question_id, found in candidates.items()
-    }
+    chosen = {}
+    for question_id, found in candidates.items():
+        judged = [bank.gates.judge(bank.members[d].memory_id, j.features) for d, j in found.items()]
+        active = choose(judged, routing.max_active)
+        weights = mix([one.score for one in active]) if active else ()
+        chosen[question_id] = {
+            bank.document_of(one.memory_id): weight for one, weight in zip(active, weights, strict=True)
+        }
+    return chosen
 
 
 def _asks(
@@ -124,27 +120,30 @@ def _asks(
     bank: EvaluatedBank,
     candidates: Sequence[str],
     wrong: str | None,
-    chosen: Sequence[str],
+    chosen: Mapping[str, float],
 ) -> Mapping[Condition, Ask | None]:
     """How the question is put under each condition that applies; `None` where its memory failed, which is no answer."""
     if question.role == "near_miss":
-        return {"routed": _routed(question, chosen)}
+        return {"routed": _with(question, chosen)}
     texts = {document.id: document.text for document in suite.documents}
     alone = Ask(question.text)
-    asks: dict[Condition, Ask | None] = {"no_memory": alone, "routed": _routed(question, chosen)}
+    asks: dict[Condition, Ask | None] = {"no_memory": alone, "routed": _with(question, chosen)}
     if question.role == "general":
         return asks
     asks["full_context"] = replace(alone, text="\n\n".join(texts[id_] for id_ in question.documents))
     asks["rag"] = replace(alone, text=texts[candidates[0]]) if candidates else alone
     own = [id_ for id_ in question.documents if id_ in bank.members]
-    asks["oracle"] = replace(alone, document_id=own[0]) if own else None
+    asks["oracle"] = _with(question, dict.fromkeys(own, 1.0)) if own else None
     if wrong is not None:
         asks["wrong_adapter"] = replace(alone, document_id=wrong)
     return asks
 
 
-def _routed(question: Question, chosen: Sequence[str]) -> Ask:
-    return Ask(question.text, document_id=chosen[0] if chosen else None)
+def _with(question: Question, active: Mapping[str, float]) -> Ask:
+    """With the memories of these documents, each times its weight; with none, the base alone."""
+    if len(active) > 1:
+        return Ask(question.text, mix=tuple(active.items()))
+    return Ask(question.text, document_id=next(iter(active), None))
 
 
 def _counter(what: str, total: int, told: Progress) -> Callable[[int], None]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.gate.calibration import Report, fit
-from core.gate.decision import GateModel, Scored, choose
+from core.gate.decision import GateModel, Scored, choose, mix
 from core.gate.features import FEATURES, DraftSignals, RetrievalSignals, vector
 from core.gate.reliability import auroc
 from core.gate.samples import Sample, load_samples
 
-__all__ = ["NAMES", "Gates", "Scored", "auroc", "choose", "entropy_of", "features_of"]
+__all__ = ["NAMES", "Gates", "Scored", "auroc", "choose", "entropy_of", "features_of", "mix"]
 
 NAMES = FEATURES
 """The names of the features, in the order of `features_of`."""

@@ -71,3 +71,20 @@ def test_batches_hold_no_more_than_their_budget() -> None:
 
 def test_common_length_counts_only_the_start() -> None:
     assert common_length([[1, 2, 3], [1, 2, 4, 3], [1, 2]]) == 2
+
+
+def test_a_row_consists_of_the_tokens_that_it_is_allowed_alone(loaded_tiny: LoadedBase) -> None:
+    prefixes, feeds = _prefixes(loaded_tiny, ["Who?", "Where is the old bridge?"])
+    allowed = [torch.tensor([70, 71, 72]), torch.tensor([90])]
+    for sampling in (None, Sampling(0)):
+        written = write(
+            loaded_tiny.model,
+            prefixes,
+            feeds,
+            limit=LIMIT,
+            end_tokens=loaded_tiny.end_tokens,
+            sampling=sampling,
+            allowed=allowed,
+        )
+        assert set(written[0].tokens) <= {70, 71, 72}
+        assert written[1].tokens == [90] * LIMIT

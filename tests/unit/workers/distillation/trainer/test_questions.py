@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.distillation.trainer.questions import clean_question, distinct, grounded
+from workers.distillation.trainer.questions import clean_question, distinct, grounded, keeps_names, question_vocabulary
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,23 @@ def test_an_answer_that_only_repeats_the_question_is_not_grounded() -> None:
 
 def test_an_answer_of_other_words_is_not_grounded() -> None:
     assert not grounded("Who built it?", "A famous architect from Paris, with Maren.", SOURCE)
+
+
+def test_a_question_may_use_the_sentences_words_and_question_words_but_not_the_answers() -> None:
+    words = question_vocabulary("The Hallam rope factory employs 415 people.", "Varrow Quay", "415 people")
+    assert {"Hallam", "rope", "factory", "employs", "employ", "Varrow", "Quay", "How".lower(), "does"} <= set(words)
+    assert "415" not in words
+    assert len(words) == len(set(words))
+
+
+@pytest.mark.parametrize(
+    ("question", "kept"),
+    [
+        ("Who founded the town of Varrow Quay?", True),
+        ("Who founded the town of Varvik?", False),
+        ("What is Varrow's oldest building?", True),
+        ("What is it called?", True),
+    ],
+)
+def test_a_question_with_a_name_that_nobody_mentioned_is_noticed(question: str, kept: bool) -> None:
+    assert keeps_names(question, "Varrow Quay is a town.") is kept
