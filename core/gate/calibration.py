@@ -6,13 +6,16 @@
 3. Isotonic steps on those scores, so that a score is a probability: that the memory answers the question, where
    questions that it answers and questions that it does not come equally often.
 4. The threshold by conformal risk control (Angelopoulos et al., arXiv 2208.02814): the lowest for which
-   `(n · risk + 1) / (n + 1) ≤ rate`, the risk being the share of the n negatives that reach it. A new negative that is
-   exchangeable with those then reaches it with probability at most `rate`. Where positives lie clear above that bound,
-   the threshold moves towards them, which only makes false activation rarer.
+   `(n · risk + 1) / (n + 1) ≤ rate`, the risk being the share of the n far negatives (unrelated questions and other
+   memories') that reach it. A new one that is exchangeable with those then reaches it with probability at most `rate`.
+   Where positives lie clear above that bound, the threshold moves towards them, which only makes false activation
+   rarer.
 
-What the promise does not cover: questions of other kinds or in another mixture than the negatives, and several
-candidates at once (it is per candidate). It holds on average over calibrations, and nearly rather than exactly, because
-the final model differs a little from those out of fold (cross-conformal, Vovk 2015).
+What the promise does not cover: near misses, which count in the model alone (a small base is as sure of what it made up
+about a subject as of what it learnt, so a threshold that stops them stops own questions first; docs/decisions.md);
+questions of other kinds or in another mixture than the negatives; several candidates at once (it is per candidate). It
+holds on average over calibrations, and nearly rather than exactly, because the final model differs a little from those
+out of fold (cross-conformal, Vovk 2015).
 """
 
 from __future__ import annotations
@@ -39,12 +42,12 @@ Rule = Literal["conformal", "above_all", "prior"]
 
 MEMORY_FOLDS = 5
 QUESTION_FOLDS = 20
-LEAST_OWN = 4
+LEAST_OWN = 20
 LEAST_NEGATIVES = 8
 """With fewer samples than these the prior model judges: it knows more of gates than they do."""
 LEAST_TRUE_ACTIVATION = 0.5
 """A threshold above all of too few negatives, and above half of the memories' own questions, is no threshold."""
-TOWARDS_OWN = {"conformal": 1 / 3, "above_all": 1 / 2}
+TOWARDS_OWN = 1 / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ class Report:
 
     `rule` is how the threshold was found: `conformal`; `above_all` of the negatives, where they are too few for the
     promise; `prior` where the built-in model judges, since nothing better could be fitted. `expected_rate` is the most
-    false activation to expect of new questions like the negatives, the conformal correction included. `auroc` is own
-    questions against each kind; what can't be measured is absent there, and `None` elsewhere.
+    false activation to expect of new questions like the far negatives, the conformal correction included. `auroc` is
+    own questions against each kind; what can't be measured is absent there, and `None` elsewhere.
     """
 
     memories: int
@@ -84,7 +87,7 @@ def fit(memories: Sequence[Sequence[Sample]], rate: float) -> tuple[GateModel, R
         return PRIOR, _report(pool, len(memories), PRIOR, rate, "prior", None)
     model = fit_logistic(pool.features, pool.labels, pool.share)
     scores = _out_of_fold(pool, model)
-    cut, rule = _cut(scores[pool.labels], scores[~pool.labels], rate)
+    cut, rule = _cut(scores[pool.labels], scores[_promised(pool)], rate)
     if rule == "above_all" and (scores[pool.labels] >= cut).mean() < LEAST_TRUE_ACTIVATION:
         return PRIOR, _report(pool, len(memories), PRIOR, rate, "prior", None)
     gate = _gate(model, knots(scores, pool.labels, pool.share))
@@ -151,12 +154,19 @@ def _out_of_fold(pool: _Pool, model: Logistic) -> Array:
     return scores
 
 
+def _promised(pool: _Pool) -> Flags:
+    """The negatives that the promise is about: those that are no near misses, or all where there are no others."""
+    near = pool.kinds == KINDS.index("near_miss")
+    far: Flags = ~pool.labels & ~near
+    return far if far.any() else ~pool.labels
+
+
 def _cut(own: Array, negatives: Array, rate: float) -> tuple[float, Literal["conformal", "above_all"]]:
     """The threshold in log-odds: so many negatives may reach it, and the next one just does not."""
     allowed = math.floor(rate * (len(negatives) + 1) + 1e-9) - 1
     rule: Literal["conformal", "above_all"] = "conformal" if allowed >= 0 else "above_all"
     bound = float(np.nextafter(np.sort(negatives)[::-1][max(0, allowed)], math.inf))
-    return bound + TOWARDS_OWN[rule] * max(0.0, float(np.quantile(own, 0.1)) - bound), rule
+    return bound + TOWARDS_OWN * max(0.0, float(np.quantile(own, 0.1)) - bound), rule
 
 
 def _gate(model: Logistic, steps: Knots) -> GateModel:
@@ -174,7 +184,7 @@ def _report(
     else:
         scores, cut = measured
         reached, calibrated = scores >= cut, _calibrated(scores, pool)
-    negatives = ~pool.labels
+    negatives = _promised(pool)
     by_kind = {KINDS[kind]: pool.kinds == kind for kind in range(len(KINDS))}
     present = [kind for kind in NEGATIVE_KINDS if by_kind[kind].any()]
     return Report(

@@ -35,7 +35,7 @@ _SHAPE: dict[str, tuple[float, float, int]] = {
 }
 _FLOOR, _PRIOR, _SIDE = (np.array([_SHAPE[name][i] for name in FEATURES], dtype=np.float64) for i in range(3))
 
-PENALTY = 0.05
+PENALTY = 0.3
 BIAS_PENALTY = 1e-4
 TOLERANCE = 1e-5
 MOST_TURNS = 2000

@@ -38,15 +38,15 @@ def judged_questions(
     """Questions that this memory answers, held out where there are enough, and ones that it does not.
 
     A gate can't be fitted to one or two positives: up to `LEAST_POSITIVES` are then taken from what was learnt. `spare`
-    are of the same subject, `others` of other memories.
+    are of the same subject, `others` of other memories. Its own questions about a stranger are near misses too.
     """
     learnt = sorted(study.learn, key=lambda pair: not pair.sound)
     lent = learnt[: max(0, LEAST_POSITIVES - len(study.held_out))]
     strangers = about_strangers([pair.question for pair in study.learn], context.title)[:STRANGERS]
     return {
         "own": tuple(pair.question for pair in (*study.held_out, *lent)),
-        "near_miss": tuple(spare),
-        "unrelated": (*JUDGE, *strangers),
+        "near_miss": (*spare, *strangers),
+        "unrelated": JUDGE,
         "wrong_adapter": tuple(others[:OF_OTHERS]),
     }
 

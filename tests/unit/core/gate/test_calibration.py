@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -19,17 +18,17 @@ def passing(gate: GateModel, asked: list[Sample]) -> float:
 
 
 def negatives(count: int, seed: int) -> list[Sample]:
-    """In the mixture of `memory`."""
-    return [s for i in range(count) for s in memory(seed * 1000 + i, own=0)]
+    """In the mixture of `memory`, without near misses."""
+    return [s for i in range(count) for s in memory(seed * 1000 + i, own=0, near_miss=0)]
 
 
 @pytest.mark.parametrize("memories", [1, 2, 8])
 def test_a_banks_gate_lets_new_questions_of_its_memories_pass_and_keeps_others_out(memories: int) -> None:
-    gate, report = fit([memory(seed) for seed in range(memories)], 0.05)
+    gate, report = fit([memory(seed, own=20) for seed in range(memories)], 0.05)
     assert report.rule == "conformal"
     assert report.memories == memories
     assert report.counts == {
-        "own": 10 * memories,
+        "own": 20 * memories,
         "near_miss": 8 * memories,
         "unrelated": 20 * memories,
         "wrong_adapter": 6 * memories,
@@ -43,7 +42,7 @@ def test_a_banks_gate_lets_new_questions_of_its_memories_pass_and_keeps_others_o
 def test_the_promised_rate_holds_for_new_exchangeable_questions_on_average(memories: int, rate: float) -> None:
     rates = []
     for draw in range(30):
-        gate, report = fit([memory(100 * draw + i) for i in range(memories)], rate)
+        gate, report = fit([memory(100 * draw + i, own=20) for i in range(memories)], rate)
         assert report.promise_supported
         rates.append(passing(gate, negatives(6, seed=5000 + draw)))
     # Three standard errors of the mean of thirty draws.
@@ -55,12 +54,12 @@ def test_it_holds_where_own_questions_and_others_can_hardly_be_told_apart() -> N
     rates = []
     for draw in range(30):
         bank = [
-            [*samples("own", 10, 10 * draw + i, like="near_miss"), *samples("near_miss", 40, 10 * draw + i)]
+            [*samples("own", 10, 10 * draw + i, like="unrelated"), *samples("unrelated", 40, 10 * draw + i)]
             for i in range(2)
         ]
         gate, report = fit(bank, 0.1)
         assert report.promise_supported
-        rates.append(passing(gate, samples("near_miss", 200, seed=9000 + draw)))
+        rates.append(passing(gate, samples("unrelated", 200, seed=9000 + draw)))
     assert np.mean(rates) <= 0.1
 
 
@@ -96,9 +95,19 @@ def test_a_score_is_the_probability_that_the_memory_answers() -> None:
             assert np.mean([yes for _, yes in inside]) == pytest.approx(np.mean([s for s, _ in inside]), abs=0.15)
 
 
+def test_near_misses_teach_the_model_but_set_no_threshold() -> None:
+    bank = [memory(seed) for seed in range(4)]
+    hard = [[*own, *samples("near_miss", 20, seed, like="own")] for seed, own in enumerate(bank)]
+    gate, report = fit(hard, 0.05)
+    assert report.promise_supported
+    assert report.false_activation["near_miss"] > 0.3
+    assert passing(gate, samples("own", 200, seed=77)) > 0.8
+    assert passing(gate, samples("unrelated", 200, seed=77)) < 0.05
+
+
 def test_too_few_negatives_for_the_promise_are_admitted_and_none_of_them_passes() -> None:
     others = samples("unrelated", 10)
-    gate, report = fit([[*samples("own", 10), *others]], 0.05)
+    gate, report = fit([[*samples("own", 20), *others]], 0.05)
     assert report.rule == "above_all"
     assert not report.promise_supported
     assert report.expected_rate is not None
@@ -108,7 +117,7 @@ def test_too_few_negatives_for_the_promise_are_admitted_and_none_of_them_passes(
 
 
 def test_the_promise_wins_over_own_questions_that_look_like_others() -> None:
-    _, report = fit([[*samples("own", 10), *samples("near_miss", 30), *samples("near_miss", 10, 1, like="own")]], 0.05)
+    _, report = fit([[*samples("own", 20), *samples("unrelated", 30), *samples("unrelated", 10, 1, like="own")]], 0.05)
     assert report.rule == "conformal"
     assert report.promise_supported
     assert report.true_activation is not None
@@ -125,7 +134,7 @@ def test_the_promise_wins_over_own_questions_that_look_like_others() -> None:
         [[*samples("own", 2), *samples("unrelated", 30)]],
         [[*samples("own", 10), *samples("near_miss", 3)]],
         # Held down by one odd negative of too few.
-        [[*samples("own", 10), *samples("near_miss", 10, like="own")]],
+        [[*samples("own", 20), *samples("near_miss", 10, like="own")]],
     ],
 )
 def test_a_bank_with_too_few_samples_is_not_mute(bank: list[list[Sample]]) -> None:
@@ -139,9 +148,9 @@ def test_a_bank_with_too_few_samples_is_not_mute(bank: list[list[Sample]]) -> No
 
 
 def test_a_memory_without_held_out_questions_is_judged_by_the_banks_model() -> None:
-    gate, report = fit([memory(1), memory(2, own=0), []], 0.05)
+    gate, report = fit([memory(1, own=20), memory(2, own=0), []], 0.05)
     assert report.rule == "conformal"
-    assert report.counts["own"] == 10
+    assert report.counts["own"] == 20
     assert passing(gate, samples("own", 100, seed=5)) > 0.8
 
 
@@ -175,7 +184,7 @@ def test_a_feature_that_did_not_vary_can_not_decide_in_serving() -> None:
     def flat(asked: list[Sample], value: float) -> list[Sample]:
         return [Sample(s.kind, (*s.features[:margin], value, *s.features[margin + 1 :])) for s in asked]
 
-    gate, _ = fit([[*flat(samples("own", 10), 1.0), *flat(samples("near_miss", 30), 1.001)]], 0.05)
+    gate, _ = fit([[*flat(samples("own", 20), 1.0), *flat(samples("near_miss", 30), 1.001)]], 0.05)
     before, after = (gate.score(flat(samples("own", 1, seed=3), value)[0].features) for value in (1.0, 9.0))
     assert before == pytest.approx(after, abs=0.05)
 
@@ -186,7 +195,7 @@ def test_the_same_samples_give_the_same_gate() -> None:
 
 def test_samples_that_are_all_equal_give_no_better_than_chance_and_no_crash() -> None:
     one = samples("own", 1)[0].features
-    _, report = fit([[*[Sample("own", one)] * 10, *[Sample("near_miss", one)] * 40]], 0.05)
+    _, report = fit([[*[Sample("own", one)] * 20, *[Sample("near_miss", one)] * 40]], 0.05)
     assert report.auroc["near_miss"] <= 0.5
 
 
@@ -200,13 +209,3 @@ def test_samples_that_lack_a_feature_are_refused(features: tuple[float, ...]) ->
 def test_a_rate_that_can_not_be_promised_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="rate"):
         fit([memory(1)], rate)
-
-
-def test_a_hundred_memories_are_fitted_in_a_moment() -> None:
-    bank = [memory(seed, own=15, near_miss=15, unrelated=20, wrong_adapter=10) for seed in range(100)]
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
-        fit(bank, 0.05)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 1.0  # 0.2 s of one free core; wide, since this runs on shared ones

@@ -49,7 +49,7 @@ def gates(later: Later, registry: CollectorRegistry) -> BankGates:
 
 
 def bank(*seeds: int) -> list[tuple[Sample, ...]]:
-    return [tuple(memory(seed)) for seed in seeds]
+    return [tuple(memory(seed, own=20)) for seed in seeds]
 
 
 def test_a_bank_that_nobody_described_is_judged_by_the_prior(gates: BankGates) -> None:
