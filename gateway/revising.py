@@ -94,6 +94,7 @@ def _revision(memory: Memory, context: Context, recipe: RecipeSettings) -> NewRe
         title=context.title,
         metadata=context.metadata,
         kind=context.kind,
+        replaces=memory.version,
         context_key=revised_context_key(memory.tenant_id, memory.id, job_id),
         context_sha256=hashlib.sha256(context.payload).hexdigest(),
         context_bytes=len(context.payload),

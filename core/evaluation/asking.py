@@ -14,7 +14,8 @@ from core.evaluation.judging import choose, entropy_of, features_of, mix
 from core.evaluation.pairs import Pair, draw_wrong, pairs_of
 from core.evaluation.records import Condition, Judgement, Record
 from core.evaluation.suite import Question, Suite
-from core.retrieval.index import retrieval_signals
+from core.retrieval.entries import entries_of
+from core.retrieval.index import BankIndex, MemoryIndex, retrieval_signals
 
 
 class TextEncoder(Protocol):
@@ -40,15 +41,13 @@ def ask_suite(
     suite: Suite, bank: EvaluatedBank, encoder: TextEncoder, answerer: Answerer, routing: Routing, told: Progress
 ) -> tuple[list[Record], list[Judgement]]:
     """One record a question, in the suite's order, and a judgement for each pair of question and memory."""
-    ranked = _ranked(suite, bank, encoder)
+    ranked = _ranked(suite, bank.index, bank.document_of, encoder)
+    texts = _ranked(suite, _of_texts(suite, bank, encoder), str, encoder)
     wrong = {q.id: draw_wrong(q, list(bank.members), routing.seed) for q in suite.questions}
     pairs = [p for q in suite.questions for p in pairs_of(q, ranked[q.id], routing.top_k, wrong[q.id])]
     judgements = _judge(suite, bank, encoder, answerer, pairs, told)
     chosen = _chosen(bank, judgements, routing)
-    asks = {
-        q.id: _asks(q, suite, bank, ranked[q.id][: routing.top_k], wrong[q.id], chosen.get(q.id, {}))
-        for q in suite.questions
-    }
+    asks = {q.id: _asks(q, suite, bank, texts[q.id], wrong[q.id], chosen.get(q.id, {})) for q in suite.questions}
     wanted = [ask for of_question in asks.values() for ask in of_question.values() if ask is not None]
     answers = answerer.answers(wanted, _counter("answering", len(set(wanted)), told))
     records = [
@@ -63,15 +62,26 @@ def ask_suite(
     return records, judgements
 
 
-def _ranked(suite: Suite, bank: EvaluatedBank, encoder: TextEncoder) -> dict[str, list[str]]:
-    """By question: all documents that have a memory, best match first."""
+def _ranked(
+    suite: Suite, index: BankIndex, document_of: Callable[[str], str], encoder: TextEncoder
+) -> dict[str, list[str]]:
+    """By question: all documents of the index, best match first."""
     embeddings = encoder.encode([question.text for question in suite.questions])
     return {
-        question.id: [
-            bank.document_of(hit.memory_id) for hit in bank.index.search(question.text, embedding, len(bank.members))
-        ]
+        question.id: [document_of(hit.memory_id) for hit in index.search(question.text, embedding, len(index))]
         for question, embedding in zip(suite.questions, embeddings, strict=True)
     }
+
+
+def _of_texts(suite: Suite, bank: EvaluatedBank, encoder: TextEncoder) -> BankIndex:
+    """What text retrieval searches: the memories' indexes, and the bare texts of documents whose memory failed."""
+    indexes = []
+    for document in suite.documents:
+        member = bank.members.get(document.id)
+        entries = entries_of(document.title, document.text, []) if member is None else member.index.entries
+        embeddings = encoder.encode(entries) if member is None else member.index.embeddings
+        indexes.append(MemoryIndex(document.id, document.title, tuple(entries), embeddings))
+    return BankIndex(indexes)
 
 
 def _judge(
@@ -118,7 +128,7 @@ def _asks(
     question: Question,
     suite: Suite,
     bank: EvaluatedBank,
-    candidates: Sequence[str],
+    retrieved: Sequence[str],
     wrong: str | None,
     chosen: Mapping[str, float],
 ) -> Mapping[Condition, Ask | None]:
@@ -131,7 +141,7 @@ def _asks(
     if question.role == "general":
         return asks
     asks["full_context"] = replace(alone, text="\n\n".join(texts[id_] for id_ in question.documents))
-    asks["rag"] = replace(alone, text=texts[candidates[0]]) if candidates else alone
+    asks["rag"] = replace(alone, text="\n\n".join(texts[id_] for id_ in retrieved[: len(question.documents)]))
     own = [id_ for id_ in question.documents if id_ in bank.members]
     asks["oracle"] = _with(question, dict.fromkeys(own, 1.0)) if own else None
     if wrong is not None:

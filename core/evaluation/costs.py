@@ -26,8 +26,9 @@ def cost_of(made: Sequence[Made], peak_rss_bytes: int | None) -> dict[str, Any]:
     """The section `cost`."""
     spells = [(one.submitted, one.finished) for one in made if one.submitted is not None and one.finished is not None]
     ready = [one for one in made if one.ready]
+    timed = sum(one.submitted is not None and one.finished is not None for one in ready)
     return {
-        "seconds_per_memory": covered([(a, b) for a, b in spells]) / len(spells) if spells else None,
+        "seconds_per_memory": covered([(a, b) for a, b in spells]) / timed if timed else None,
         "seconds_by_phase": _by_phase(ready),
         "bytes_per_memory": _mean(one.bytes for one in ready),
         "adapter_bytes_per_memory": _mean(one.adapter_bytes for one in ready),

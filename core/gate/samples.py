@@ -58,7 +58,7 @@ def load_samples(directory: Path) -> tuple[Sample, ...]:
         if tuple(fields["features"]) != FEATURES:
             raise ValueError("it was made of other features than this version computes")
         return tuple(_sample(kind, features) for kind, *features in fields["samples"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as problem:
         raise AdapterInvalid(f"The memory's calibration can't be used: {problem!r:.200}") from problem
 
 

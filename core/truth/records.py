@@ -47,7 +47,11 @@ class NewMemory:
 
 @dataclass(frozen=True, slots=True)
 class NewRevision:
-    """A new version of a memory to admit; its context object is already stored under `context_key`."""
+    """A new version of a memory to admit; its context object is already stored under `context_key`.
+
+    `replaces` is the published version that it was made after, if there was one: what it leaves as it is stems from
+    there.
+    """
 
     job_id: str
     memory_id: str
@@ -61,6 +65,7 @@ class NewRevision:
     context_tokens: int
     base_digest: str
     cost_estimate_seconds: float
+    replaces: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ def revise(
         if earlier is not None:
             return *earlier, False
     _refuse_contradiction(connection, memory)
+    if memory.version != new.replaces:
+        raise Conflict("Another version of this memory was published meanwhile; send the update again.")
     refuse_overflow(connection, new.tenant_id, backlog_limit)
     message = "The new version is accepted; its job waits."
     insert_job(connection, new.job_id, new.tenant_id, new.memory_id, message, new.cost_estimate_seconds)

@@ -134,6 +134,8 @@ class TrainerGroup:
                 self.kill()
             raise
         finally:
+            # First of all: a request without a result is one that the trainer would begin.
+            (directory / "request.json").unlink(missing_ok=True)
             shutil.rmtree(directory, ignore_errors=True)
 
     def kill(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -40,6 +40,7 @@ from workers.inference.question import (
     Event,
     Finished,
     Judged,
+    Mode,
     Question,
     Scope,
     Started,
@@ -153,7 +154,8 @@ class Service:
             return question.scope
         if not is_id("mem", question.model):
             raise NotFound(f"The model '{question.model}' does not exist.", param="model")
-        return Scope(ids=(question.model,), mode="off" if question.scope.mode == "off" else "force")
+        mode: Mode = "off" if question.scope.mode == "off" else "force"
+        return replace(question.scope, ids=(question.model,), collection=None, mode=mode)
 
     def _prompt(self, question: Question) -> Prompt:
         if not isinstance(question.asked, str):

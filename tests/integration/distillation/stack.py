@@ -108,7 +108,7 @@ class Stack:
             "context_sha256": hashlib.sha256(data).hexdigest(),
         }
         open_store(self.settings).put(fields["context_key"], data)
-        new = NewRevision(revision, old.id, old.tenant_id, cost_estimate_seconds=1.0, **fields)
+        new = NewRevision(revision, old.id, old.tenant_id, cost_estimate_seconds=1.0, replaces=old.version, **fields)
         with self.database.begin() as connection:
             return revisions.revise(connection, new, backlog_limit=10)[1].id
 

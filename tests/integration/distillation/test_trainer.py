@@ -200,6 +200,9 @@ def test_a_new_version_starts_from_the_earlier_adapter(loaded_tiny: LoadedBase, 
     (second,) = _train(engine, [Pupil(learn, [], [], start=first.weights)], recipe, ranks)
     assert len(second.losses) == 2
     assert second.losses[0] < 0.2 * first.losses[0]
+    assert engine.takes(first.weights)
+    assert not engine.takes(dict(list(first.weights.items())[1:]))
+    assert not engine.takes({name: (a[:2], b[:, :2]) for name, (a, b) in first.weights.items()})
     with pytest.raises(AdapterInvalid):
         engine.reset(0, 0, {})
 

@@ -109,7 +109,7 @@ def test_a_new_version_makes_the_old_versions_objects_garbage_and_not_before(
     job_id = new_id("job")
     key = revised_context_key(memory.tenant_id, memory.id, job_id)
     fields = {name: getattr(memory, name) for name in revisions.FIELDS} | {"context_key": key}
-    new = NewRevision(job_id, memory.id, memory.tenant_id, cost_estimate_seconds=1.0, **fields)
+    new = NewRevision(job_id, memory.id, memory.tenant_id, cost_estimate_seconds=1.0, replaces=1, **fields)
     store.put(key, b"{}")
     with truth.begin() as connection:
         _, job, _ = revisions.revise(connection, new, backlog_limit=9)

@@ -29,6 +29,7 @@ def a_revision(memory: Memory, **fields: object) -> NewRevision:
         context_tokens=500,
         base_digest="sha256:base",
         cost_estimate_seconds=60.0,
+        replaces=memory.version,
     )
     return replace(new, **fields)  # type: ignore[arg-type]
 
@@ -153,3 +154,10 @@ def test_a_pack_counts_the_new_context_and_not_the_old(truth: Database) -> None:
             limits = jobs.PackLimits(4, room, 16)
             mates = jobs.claim_mates(connection, [first], "worker", 60, limits)
         assert [mate.job.id for mate in mates] == taken
+
+
+def test_an_update_made_after_another_version_than_the_published_one_is_refused(truth: Database) -> None:
+    memory = ready(truth, add_tenant(truth))
+    late = a_revision(memory, replaces=None)
+    with pytest.raises(Conflict), truth.begin() as connection:
+        revisions.revise(connection, late, backlog_limit=100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,9 +53,16 @@ def judged_questions(
 
 @torch.no_grad()
 def samples_of(
-    warm: Warm, adapters: PackedAdapters, memories: Mapping[int, Judged], ranks: Ranks
+    warm: Warm,
+    adapters: PackedAdapters,
+    memories: Mapping[int, Judged],
+    ranks: Ranks,
+    check: Callable[[], object] | None = None,
 ) -> dict[int, tuple[Sample, ...]]:
-    """Drafts every question with the adapter in its memory's slot, beside the base; samples by slot."""
+    """Drafts every question with the adapter in its memory's slot, beside the base; samples by slot.
+
+    `check` is called between batches, and may raise to stop.
+    """
     asked: list[tuple[int, Kind, str]] = [
         (slot, kind, question)
         for slot, memory in memories.items()
@@ -63,7 +70,7 @@ def samples_of(
         for question in questions
     ]
     mine = ranks.share(asked)
-    samples = ranks.collect(_drafted(warm, adapters, memories, mine) if mine else [])
+    samples = ranks.collect(_drafted(warm, adapters, memories, mine, check) if mine else [])
     found: dict[int, list[Sample]] = {slot: [] for slot in memories}
     for (slot, _, _), sample in zip(asked, samples, strict=True):
         found[slot].append(sample)
@@ -71,7 +78,11 @@ def samples_of(
 
 
 def _drafted(
-    warm: Warm, adapters: PackedAdapters, memories: Mapping[int, Judged], asked: Sequence[tuple[int, Kind, str]]
+    warm: Warm,
+    adapters: PackedAdapters,
+    memories: Mapping[int, Judged],
+    asked: Sequence[tuple[int, Kind, str]],
+    check: Callable[[], object] | None,
 ) -> list[Sample]:
     texts = [question for _, _, question in asked]
     prefixes = warm.prefixes(texts)
@@ -80,6 +91,8 @@ def _drafted(
     samples = []
     for start in range(0, len(asked), BATCH):
         part = asked[start : start + BATCH]
+        if check is not None:
+            check()
         drafts = draft(
             warm.base.model,
             adapters,

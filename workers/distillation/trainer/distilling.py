@@ -17,7 +17,7 @@ from typing import Any
 from core.adapters.peft_format import load_adapter
 from core.base_model.loading import load_base
 from core.base_model.prepare import prepare
-from core.errors import LatentBankError
+from core.errors import AdapterInvalid, LatentBankError
 from core.gate.samples import Sample, count_by_kind
 from core.retrieval.encoder import Encoder
 from core.retrieval.entries import entries_of
@@ -40,7 +40,7 @@ from workers.distillation.trainer.requests import (
 )
 from workers.distillation.trainer.self_study import Study, study
 from workers.distillation.trainer.targets import base_lessons, lessons
-from workers.distillation.trainer.training import Pupil, Trained, train
+from workers.distillation.trainer.training import Pupil, Trained, Weights, train
 from workers.distillation.trainer.warm import Warm, own_device
 
 STUDY_SHARE = 0.5
@@ -125,7 +125,11 @@ class _Run:
         for one in prepared:
             if one.memory.memory_id in out:
                 self._end(Outcome(one.memory.memory_id, str(one.memory.directory), error=dict(LEFT_OUT)))
-        weights = {i: rounded(trained[i].weights) for i in left}
+        weights = {}
+        for i in left:
+            with self._boundary(prepared[i].memory):
+                weights[i] = _whole(rounded(trained[i].weights))
+        left = list(weights)
         questions = {
             i: judged_questions(one.context, one.studied, one.spare, _of_others(prepared, i))
             for i, one in enumerate(prepared)
@@ -171,12 +175,13 @@ class _Run:
         """The earlier version's weights, if there are any that fit this recipe."""
         if memory.start_from is None:
             return None
-        recipe = self.request.recipe
+        engine = self.warm.engine(self.request.recipe, self.at.config, self.at.ranks, len(self.request.memories))
         adapter = load_adapter(memory.start_from)
-        if (adapter.rank, set(adapter.targets)) != (recipe.rank, set(recipe.targets)):
+        weights = adapter.weights
+        if adapter.scale != self.request.recipe.alpha / self.request.recipe.rank or not engine.takes(weights):
             self._tell(memory, "self_study", 0.0, "the earlier adapter has another shape; starting afresh")
             return None
-        return adapter.weights
+        return weights
 
     def _train(self, prepared: Sequence[Prepared]) -> list[Trained]:
         engine = self.warm.engine(self.request.recipe, self.at.config, self.at.ranks, len(prepared))
@@ -211,7 +216,10 @@ class _Run:
         for i, own in weights.items():
             self._tell(prepared[i].memory, "calibrating", STUDY_SHARE + TRAINING_SHARE, "calibrating the gate")
             adapters.write(i + 1, own, recipe.alpha / recipe.rank)
-        found = samples_of(self.warm, adapters, {i + 1: one for i, one in judged.items()}, self.at.ranks)
+        asked = {i + 1: one for i, one in judged.items()}
+        # Several ranks draft different questions, and could not ask together.
+        check = self.left_out if self.at.ranks.size == 1 else None
+        found = samples_of(self.warm, adapters, asked, self.at.ranks, check)
         for i in weights:
             adapters.clear(i + 1)
         return {i: found[i + 1] for i in weights}
@@ -247,8 +255,11 @@ class _Run:
             self._end(Outcome(memory.memory_id, str(memory.directory), error=dict(LEFT_OUT)))
         except Cancelled:
             raise
-        except Exception as problem:  # noqa: BLE001 - the boundary of one memory
+        except Exception as problem:
             if not isinstance(problem, LatentBankError):
+                if self.at.ranks.size > 1:
+                    # Perhaps of this rank alone, and then the others are elsewhere: the run can't go on.
+                    raise
                 traceback.print_exception(problem)
             self._end(Outcome(memory.memory_id, str(memory.directory), error=failure(problem)))
 
@@ -273,6 +284,13 @@ class Clock:
         start = time.monotonic()
         yield
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.monotonic() - start, 3)
+
+
+def _whole(weights: Weights) -> Weights:
+    """Raises `AdapterInvalid` where training went astray."""
+    if not all(bool(tensor.isfinite().all()) for pair in weights.values() for tensor in pair):
+        raise AdapterInvalid("Training did not converge: the adapter has weights that are not finite.")
+    return weights
 
 
 def _of_others(prepared: Sequence[Prepared], own: int) -> list[str]:

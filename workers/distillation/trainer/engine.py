@@ -121,20 +121,30 @@ class AdapterEngine:
     def reset(self, number: int, seed: int, start: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> None:
         """The weights in `start`, or fresh ones: A uniform as in PEFT, B zero; no momentum from before.
 
-        Raises `AdapterInvalid` where `start` has other layers or shapes.
+        Raises `AdapterInvalid` where `start` is not what this engine `takes`.
         """
+        if start is not None and not self.takes(start):
+            raise AdapterInvalid("The earlier version's adapter does not fit this recipe.")
         generator = torch.Generator().manual_seed(seed)
         parameters = [p for layer in self._layers.values() for p in layer.in_training(number)]
         with self._gathered(parameters, writing=True), torch.no_grad():
             for name, layer in self._layers.items():
                 a, b = layer.in_training(number)
                 fresh = (torch.rand(a.shape, generator=generator) * 2 - 1) * a.shape[1] ** -0.5
-                new_a, new_b = (fresh, torch.zeros(b.shape)) if start is None else _of_shape(start, name, a, b)
+                new_a, new_b = (fresh, torch.zeros(b.shape)) if start is None else start[name]
                 a.copy_(new_a)
                 b.copy_(new_b)
         if hasattr(self.optimizer, "refresh_fp32_params"):
             self.optimizer.refresh_fp32_params()
         self._forget(number)
+
+    def takes(self, weights: Mapping[str, tuple[Tensor, Tensor]]) -> bool:
+        """Whether `weights` are of the layers and shapes that this engine trains."""
+        shapes = {
+            name: ((layer.rank, layer.base.in_features), (layer.base.out_features, layer.rank))
+            for name, layer in self._layers.items()
+        }
+        return {name: (tuple(a.shape), tuple(b.shape)) for name, (a, b) in weights.items()} == shapes
 
     def step(self, batch: Batch, rates: Mapping[int, tuple[float, float]]) -> list[float]:
         """One optimiser step with learning rates of A and B by adapter; this rank's losses, one per adapter of it."""
@@ -193,13 +203,6 @@ class _Student(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self._loss(batch)
-
-
-def _of_shape(start: Mapping[str, tuple[Tensor, Tensor]], name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    found = start.get(name)
-    if found is None or (found[0].shape, found[1].shape) != (a.shape, b.shape):
-        raise AdapterInvalid(f"The earlier version's adapter does not fit this recipe at {name}.")
-    return found
 
 
 def _copied(parameter: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from core.errors import LatentBankError
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.requests import (
     REQUEST,
+    UNFORESEEN,
     Cancelled,
     Outcome,
     Reporter,
@@ -62,10 +63,14 @@ def run(directory: Path, ranks: Ranks, distil: Distil) -> None:
         reporter.result(distil(request, reporter, left_out))
     except Cancelled:
         reporter.result([], cancelled=True)
-    except Exception as problem:  # noqa: BLE001 - the boundary of one run
+    except Exception as problem:
         # Standard error is the group's log, whose end the supervisor logs when an attempt fails.
         traceback.print_exception(problem)
-        failed = failure(problem)
+        if not ranks.leads:
+            # The other ranks wait for this one; the group's launcher ends them all.
+            raise
+        # What ends a run is no one memory's fault, whatever it is called.
+        failed = {"code": UNFORESEEN, "message": str(failure(problem)["message"])}
         outcomes = [Outcome(memory.memory_id, str(memory.directory), error=failed) for memory in request.memories]
         reporter.result([outcome for outcome in outcomes if not reporter.told(outcome.memory_id)])
 

@@ -25,6 +25,9 @@ OUTCOMES = "outcomes"
 
 LEFT_OUT: Mapping[str, str] = {"code": "cancelled", "message": "The run went on without this memory."}
 
+UNFORESEEN = "distillation_failed"
+"""The code of an error that no context is to blame for."""
+
 
 class Cancelled(Exception):
     """The run's cancel file appeared."""
@@ -90,7 +93,7 @@ def failure(problem: Exception) -> dict[str, str]:
     """A problem as the parent is told of it; an unforeseen one by its type alone, its text may quote a context."""
     if isinstance(problem, LatentBankError):
         return {"code": problem.code, "message": problem.message}
-    return {"code": "distillation_failed", "message": type(problem).__name__}
+    return {"code": UNFORESEEN, "message": type(problem).__name__}
 
 
 def parse_request(text: str) -> RunRequest:

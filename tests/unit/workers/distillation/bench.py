@@ -71,6 +71,7 @@ class Bench:
             context_tokens=1,
             base_digest=self.worker.base.digest,
             cost_estimate_seconds=1.0,
+            replaces=old.version,
         )
         with self.worker.database.begin() as connection:
             return revisions.revise(connection, new, backlog_limit=10)[1].id

@@ -62,7 +62,8 @@ def test_an_error_of_the_run_ends_the_memories_that_have_not_ended_before(tmp_pa
     result = json.loads((directory / "result.json").read_text())
     assert result["ok"] is False
     told = [(memory["memory_id"], memory["error"]) for memory in result["memories"]]
-    assert told == [("mem_b", {"code": "unavailable", "message": "no room"})]
+    # No one memory's fault, so not a code that would end its job for good.
+    assert told == [("mem_b", {"code": "distillation_failed", "message": "no room"})]
 
 
 def test_a_run_is_told_which_memories_to_go_on_without(tmp_path: Path) -> None:
