@@ -35,7 +35,7 @@ def test_the_cost_of_a_memory_is_all_time_divided_by_all_memories() -> None:
 def test_a_failed_memory_takes_time_and_gives_no_bytes() -> None:
     failed = Made(made("b").document, "mem_b", False, "poison", 100.0, 200.0)
     cost = cost_of([made("a"), failed], peak_rss_bytes=None)
-    assert cost["seconds_per_memory"] == 50.0
+    assert cost["seconds_per_memory"] == 100.0
     assert cost["failed"] == 1
     assert cost["bytes_per_memory"] == 1000
 
