@@ -116,4 +116,6 @@ def test_a_bank_without_memories_leaves_everything_to_the_base(
     assert judgements == []
     town = records[0]
     assert town.answers["oracle"] == ""
-    assert town.answers["routed"] == town.answers["no_memory"] == town.answers["rag"]
+    assert town.answers["routed"] == town.answers["no_memory"]
+    # Text retrieval needs no memory, and does not suffer where there is none.
+    assert town.answers["rag"] == town.answers["full_context"]
