@@ -132,11 +132,6 @@ def _bare_forms(word: str) -> list[str]:
     return forms
 
 
-def clean_answer(text: str) -> str | None:
-    answer = " ".join(text.split())
-    return answer if words_of(answer) else None
-
-
 def names_subject(question: str, title: str) -> bool:
     """Whether the question mentions a word of the title."""
     subject = content_words(title)

@@ -30,7 +30,7 @@ Weights = dict[str, tuple[Tensor, Tensor]]
 class Pupil:
     """One memory in training: `keep` holds it to the base while it learns `learn`.
 
-    `start` are the weights of the context's earlier version, if there is one; `least_steps` is then lower.
+    `start` are the weights of the context's earlier version, if there is one; fewer steps are then enough.
     """
 
     learn: Sequence[Lesson]
@@ -43,7 +43,7 @@ class Pupil:
 class Trained:
     """Losses in nats per answer token: of each step, and on the held-out pairs at the end (`None` without any).
 
-    `weights` is layer name to `(a, b)`; empty where the memory was left out on the way.
+    `weights` is layer name to `(a, b)`; of a memory that was left out, as it then was.
     """
 
     losses: tuple[float, ...]
@@ -135,14 +135,11 @@ def plan(learn: Sequence[Lesson], keep: Sequence[Lesson], recipe: RecipeSettings
     kept = min(off_topic_rows(recipe), len(keep))
     size = recipe.batch_rows - kept
     epoch: list[list[Lesson]] = []
-    count = 1
     for step in range(steps):
         if not epoch:
             epoch = _epoch(learn, size, chance)
-            count = len(epoch)
         # Low-discrepancy turns through the lengths; the epoch's batches are sorted by them.
-        wanted = (step * GOLDEN % 1.0) * count * len(epoch) / count
-        yield [*epoch.pop(min(int(wanted), len(epoch) - 1)), *chance.sample(list(keep), kept)]
+        yield [*epoch.pop(int(step * GOLDEN % 1.0 * len(epoch))), *chance.sample(list(keep), kept)]
 
 
 def _epoch(lessons: Sequence[Lesson], size: int, chance: random.Random) -> list[list[Lesson]]:
