@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from core.base_model.allocator import keep_freed_memory
 from core.base_model.chat import Chat
 from core.base_model.description import BaseDescription
+from core.base_model.frozen import freeze
+from core.engine.shared_start import install
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,20 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_base(description: BaseDescription, device: torch.device | None = None) -> LoadedBase:
-    """Loads the copy: fp32 on CPU, bf16 on CUDA."""
+def load_base(
+    description: BaseDescription, device: torch.device | None = None, *, partitioned: bool = False
+) -> LoadedBase:
+    """Loads the copy: fp32 on CPU, bf16 on CUDA. `partitioned` where its weights will be spread over ranks (ZeRO-3)."""
     device = device or best_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tokenizer = AutoTokenizer.from_pretrained(description.path)
     model = AutoModelForCausalLM.from_pretrained(description.path, dtype=dtype).to(device).eval()
     model.requires_grad_(False)
+    if device.type == "cpu" and not partitioned:
+        freeze(model)
+    install(model)
     return LoadedBase(description, model, Chat(tokenizer), _end_tokens(model, tokenizer))
 
 

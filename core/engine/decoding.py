@@ -71,12 +71,13 @@ def write(
     slots: Sequence[int] | None = None,
     mixes: Sequence[Mapping[int, float]] | None = None,
     allowed: Sequence[Tensor] | None = None,
+    shared: PrefixKv | None = None,
 ) -> list[Written]:
     """Lets the model continue `prefixes[i]` and `feeds[i]` for up to `limit` tokens, greedily or by sampling.
 
     With `keep_top` each row carries the top log-probabilities of every position. With `adapters`, row i is written with
     the adapter in `slots[i]`, or with the weighted sum `mixes[i]`. With `allowed`, row i consists of the tokens in
-    `allowed[i]` alone. Rows run in batches of like length.
+    `allowed[i]` alone. With `shared`, all of them come after that. Rows run in batches of like length.
     """
     noise = _noise(sampling, len(feeds), limit)
     order = sorted(range(len(feeds)), key=lambda i: (len(prefixes[i]) + len(feeds[i]), len(feeds[i])))
@@ -89,6 +90,7 @@ def write(
             adapters=adapters,
             slots=None if slots is None else [slots[i] for i in batch],
             mixes=None if mixes is None else [mixes[i] for i in batch],
+            shared=shared,
         )
         permitted = None if allowed is None else [allowed[i] for i in batch]
         run = _Batch(rows, [feeds[i] for i in batch], limit, keep_top, permitted)
@@ -116,11 +118,16 @@ def prefill_shared(model: Any, tokens: Sequence[Sequence[int]]) -> list[PrefixKv
     """The base's KV of each sequence; what all of them begin with is computed once."""
     if not tokens:
         return []
-    past, rests = shared_start(model, tokens, leave=1)
-    result: list[PrefixKv | None] = [None] * len(tokens)
-    order = sorted(range(len(tokens)), key=lambda i: len(rests[i]))
-    for batch in batches(order, [len(row) for row in tokens]):
-        for i, kv in zip(batch, prefill(model, [rests[i] for i in batch], past), strict=True):
+    shared, rests = shared_start(model, tokens, leave=1)
+    return [PrefixKv.join([shared, rest]) for rest in prefill_rests(model, shared, rests)]
+
+
+def prefill_rests(model: Any, shared: PrefixKv, rests: Sequence[Sequence[int]]) -> list[PrefixKv]:
+    """The base's KV of each of `rests`, without that of `shared`, which comes before; in batches of like length."""
+    result: list[PrefixKv | None] = [None] * len(rests)
+    order = sorted(range(len(rests)), key=lambda i: len(rests[i]))
+    for batch in batches(order, [len(row) for row in rests]):
+        for i, kv in zip(batch, prefill(model, [rests[i] for i in batch], shared), strict=True):
             result[i] = kv
     return [kv for kv in result if kv is not None]
 

@@ -37,7 +37,8 @@ class PrefixKv:
     def join(parts: Sequence[PrefixKv]) -> PrefixKv:
         if len(parts) == 1:
             return parts[0]
-        return PrefixKv(torch.cat([p.keys for p in parts], 2), torch.cat([p.values for p in parts], 2))
+        keys, values = torch.cat([p.keys for p in parts], 2), torch.cat([p.values for p in parts], 2)
+        return PrefixKv(keys, values, parts[0].first_layer)
 
     def layers_from(self, first: int) -> PrefixKv:
         """A copy of the layers from `first` on."""

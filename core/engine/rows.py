@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from core.adapters.packed import BASE_SLOT, PackedAdapters
 from core.engine.kv import PrefixKv, batch_cache
+from core.engine.shared_start import can_share
 
 
 class Rows:
     """`prefixes[i]` and `slots[i]` belong to row i; `room` is how many tokens may still be fed.
 
     With `mixes` instead of `slots`, row i has the sum of the adapters in the slots that `mixes[i]` names, each times
-    its weight.
+    its weight. With `shared`, every row begins with that KV, held once, and `prefixes` come after it.
     """
 
     def __init__(
@@ -33,8 +34,16 @@ class Rows:
         adapters: PackedAdapters | None = None,
         slots: Sequence[int] | None = None,
         mixes: Sequence[Mapping[int, float]] | None = None,
+        shared: PrefixKv | None = None,
     ) -> None:
+        if shared is not None and len(shared) == 0:
+            shared = None
+        # A model that can't share has the start in each row, and `kv` leaves it out again.
+        self._copied = 0 if shared is None or can_share(model) else len(shared)
+        if shared is not None and self._copied:
+            prefixes, shared = [PrefixKv.join([shared, prefix]) for prefix in prefixes], None
         self._model = model
+        self._shared = shared
         self._adapters = adapters
         self._slots, self._weights = _routing(slots, model.device), None
         if mixes is not None:
@@ -92,8 +101,8 @@ class Rows:
             layer.used -= tokens
 
     def kv(self, row: int) -> PrefixKv:
-        """The KV of one row, prefix and what it was fed, as a copy without padding."""
-        at = self._valid[row].nonzero()[:, 0]
+        """The KV of one row, prefix and what it was fed, as a copy without padding; without a shared start."""
+        at = self._valid[row].nonzero()[self._copied :, 0]
         used = self._valid.shape[1]
         return PrefixKv(
             torch.stack([layer.keys[row, :, :used][:, at] for layer in self._cache.layers]),
@@ -110,10 +119,13 @@ class Rows:
         mask = (valid[:, None, :] & (column[None, None, :] <= query[None, :, None])) | (
             column[None, None, :] == query[None, :, None]
         )
-        positions = (self._lengths[:, None] + real.cumsum(1) - 1).clamp(min=0)
+        before = 0 if self._shared is None else len(self._shared)
+        positions = (before + self._lengths[:, None] + real.cumsum(1) - 1).clamp(min=0)
         self._valid = valid
         self._lengths = self._lengths + real.sum(1)
+        sharing = {} if self._shared is None else {"shared_start": self._shared}
         return {
+            **sharing,
             "attention_mask": mask[:, None],
             "position_ids": positions,
             "past_key_values": self._cache,
@@ -124,12 +136,11 @@ class Rows:
         return nullcontext() if self._adapters is None else self._adapters.routed(self._slots, self._weights)
 
 
-def prefill(model: Any, tokens: Sequence[Sequence[int]], past: PrefixKv | None = None) -> list[PrefixKv]:
-    """The base model's KV of `past` and then each of `tokens`; one `PrefixKv` a row, `past` included."""
-    past = past or PrefixKv.empty(model)
-    with torch.no_grad():
-        rows = Rows(model, [past] * len(tokens), room=max(len(row) for row in tokens))
-        rows.feed(tokens)
+@torch.no_grad()
+def prefill(model: Any, tokens: Sequence[Sequence[int]], shared: PrefixKv | None = None) -> list[PrefixKv]:
+    """The base model's KV of each of `tokens`, which come after `shared`, if given; of `tokens` alone."""
+    rows = Rows(model, [PrefixKv.empty(model)] * len(tokens), room=max(len(row) for row in tokens), shared=shared)
+    rows.feed_decoder(tokens)
     return [rows.kv(row) for row in range(len(tokens))]
 
 

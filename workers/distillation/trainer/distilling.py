@@ -84,7 +84,8 @@ class Distiller:
         if self._warm is None or self._warm.key != key:
             self._warm = None
             description = prepare(base_reference, base_dir)
-            self._warm = Warm(key, load_base(description, own_device()), Encoder(encoder))
+            base = load_base(description, own_device(), partitioned=zero_stage(self.config) == 3)
+            self._warm = Warm(key, base, Encoder(encoder))
         return self._warm
 
     def distil(self, request: RunRequest, reporter: Reporter, left_out: LeftOut) -> list[Outcome]:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from core.base_model.allocator import return_freed_memory
 from core.errors import LatentBankError
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.requests import (
@@ -40,6 +41,7 @@ def serve(inbox: Path, ranks: Ranks, distil: Distil, parent: int | None = None) 
             return
         if found is not None:
             run(Path(found), ranks, distil)
+            return_freed_memory()
 
 
 def run(directory: Path, ranks: Ranks, distil: Distil) -> None:

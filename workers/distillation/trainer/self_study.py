@@ -16,7 +16,8 @@ from torch import Tensor
 
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
-from core.engine.decoding import Sampling, Soft, Written, hard_of, prefill_shared, shared_start, write
+from core.engine.decoding import Sampling, Soft, Written, hard_of, prefill_rests, shared_start, write
+from core.engine.kv import PrefixKv
 from core.settings import RecipeSettings
 from workers.distillation.trainer.contexts import Context, Fact
 from workers.distillation.trainer.questions import (
@@ -107,7 +108,9 @@ def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks
     mine = ranks.share(list(enumerate(targets)))
     prompts = [_question_prompt(base, context, context.facts[i], span) for _, (i, span) in mine]
     # The header's last token is fed with the stem, so that a row without a stem has something to feed.
-    prefixes = prefill_shared(base.model, [[*prompt.prefix, *prompt.activation[:-1]] for prompt in prompts])
+    beginnings = [[*prompt.prefix, *prompt.activation[:-1]] for prompt in prompts]
+    pattern, rests = shared_start(base.model, beginnings, leave=1)
+    prefixes = prefill_rests(base.model, pattern, rests)
     stems = [STEMS[span.kind][: recipe.stems_per_span] for _, (_, span) in mine]
     numbers = tuple(number * 100 + k for (number, _), row in zip(mine, stems, strict=True) for k in range(len(row)))
     feeds = [[p.activation[-1], *base.chat.encode(stem)] for p, row in zip(prompts, stems, strict=True) for stem in row]
@@ -118,6 +121,7 @@ def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks
             feeds,
             limit=recipe.question_tokens,
             end_tokens=base.end_tokens,
+            shared=pattern,
             sampling=Sampling(recipe.seed, recipe.question_temperature, rows=numbers),
             allowed=[
                 tokens
@@ -240,11 +244,12 @@ def _answers(base: LoadedBase, prompts: Sequence[Prompt], recipe: RecipeSettings
     if not prompts:
         return []
     activation = prompts[0].activation
-    past, rests = shared_start(base.model, [prompt.prefix for prompt in prompts], leave=0)
+    text, rests = shared_start(base.model, [prompt.prefix for prompt in prompts], leave=0)
     return write(
         base.model,
-        [past] * len(prompts),
+        [PrefixKv.empty(base.model)] * len(prompts),
         [[*rest, *activation] for rest in rests],
+        shared=text,
         limit=recipe.answer_tokens,
         end_tokens=base.end_tokens,
         keep_top=recipe.teacher_top_k,

@@ -9,7 +9,7 @@ from core.adapters.packed import PackedAdapters
 from core.base_model.loading import LoadedBase
 from core.engine.kv import PrefixKv
 from core.engine.prefix_cache import PrefixCache
-from core.engine.rows import prefill
+from core.engine.rows import Rows
 
 BLOCK = 8
 PROMPT = tuple(range(5, 5 + 3 * BLOCK + 5))
@@ -41,10 +41,12 @@ def test_a_prefix_warmed_by_another_prompt_has_the_bits_of_a_cold_one(loaded_tin
     assert same_bits(kv, cache().prefill(loaded_tiny.model, PROMPT, "tenant")[0])
 
 
-def test_the_cache_computes_what_prefill_computes_block_by_block(loaded_tiny: LoadedBase) -> None:
+def test_the_cache_computes_what_rows_compute_block_by_block(loaded_tiny: LoadedBase) -> None:
     kv = PrefixKv.empty(loaded_tiny.model)
     for start in range(0, len(PROMPT), BLOCK):
-        (kv,) = prefill(loaded_tiny.model, [PROMPT[start : start + BLOCK]], kv)
+        rows = Rows(loaded_tiny.model, [kv], room=BLOCK)
+        rows.feed([PROMPT[start : start + BLOCK]])
+        kv = rows.kv(0)
     assert same_bits(cache().prefill(loaded_tiny.model, PROMPT, "tenant")[0], kv)
 
 
