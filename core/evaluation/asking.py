@@ -15,7 +15,7 @@ from core.evaluation.pairs import Pair, draw_wrong, pairs_of
 from core.evaluation.records import Condition, Judgement, Record
 from core.evaluation.suite import Question, Suite
 from core.retrieval.entries import entries_of
-from core.retrieval.index import BankIndex, MemoryIndex, retrieval_signals
+from core.retrieval.index import BankIndex, MemoryIndex
 
 
 class TextEncoder(Protocol):
@@ -96,12 +96,12 @@ def _judge(
     embeddings = dict(zip(questions, encoder.encode([q.text for q in questions.values()]), strict=True))
     drafted = {pair: Ask(questions[pair.question_id].text, document_id=pair.document_id) for pair in pairs}
     total = len(set(drafted.values()))
-    signals = answerer.signals(list(drafted.values()), _counter("drafting for the gate", total, told))
+    drafts = answerer.drafts(list(drafted.values()), _counter("drafting for the gate", total, told))
     judgements = []
     for pair in pairs:
         member = bank.members[pair.document_id]
-        retrieved = retrieval_signals(questions[pair.question_id].text, embeddings[pair.question_id], member.index)
-        features = features_of(retrieved, signals[drafted[pair]])
+        question = questions[pair.question_id].text
+        features = features_of(question, embeddings[pair.question_id], drafts[drafted[pair]], member.index)
         scored = bank.gates.judge(member.memory_id, features)
         judgements.append(Judgement(pair, features, scored.score, scored.threshold, entropy_of(features)))
     return judgements

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
+from core.evaluation.answering import Draft
 from core.gate.calibration import Report, fit
 from core.gate.decision import GateModel, Scored, choose, mix
-from core.gate.features import FEATURES, DraftSignals, RetrievalSignals, vector
+from core.gate.features import FEATURES, vector
+from core.gate.grounding import grounding
 from core.gate.reliability import auroc
 from core.gate.samples import Sample, load_samples
+from core.retrieval.index import MemoryIndex, retrieval_signals
 
 __all__ = ["NAMES", "Gates", "Scored", "auroc", "choose", "entropy_of", "features_of", "mix"]
 
@@ -42,9 +47,10 @@ class Gates:
         return self._fitted
 
 
-def features_of(retrieval: RetrievalSignals, draft: DraftSignals) -> tuple[float, ...]:
-    """What the gate looks at for one memory and one question."""
-    return vector(retrieval, draft)
+def features_of(question: str, embedding: Tensor, draft: Draft, index: MemoryIndex) -> tuple[float, ...]:
+    """What the gate looks at for one memory and one question, whose `embedding` is `[d]`."""
+    grounded = grounding(question, draft.text, index.vocabulary, ended=draft.ended)
+    return vector(retrieval_signals(question, embedding, index), draft.signals, grounded)
 
 
 def entropy_of(features: Sequence[float]) -> float:

@@ -39,19 +39,30 @@ class RetrievalSignals:
     lexical: float
 
 
+@dataclass(frozen=True, slots=True)
+class GroundingSignals:
+    """How many informative words of a draft occur in the memory and not in the question (`supported`), and how many do
+    not occur in the memory (`unsupported`)."""
+
+    supported: float
+    unsupported: float
+
+
 FEATURES: tuple[str, ...] = (
     *(field.name for field in fields(RetrievalSignals)),
     *(field.name for field in fields(DraftSignals)),
+    *(field.name for field in fields(GroundingSignals)),
     "entropy_drop",
     "likelihood_gain",
 )
 
 
-def vector(retrieval: RetrievalSignals, draft: DraftSignals) -> tuple[float, ...]:
+def vector(retrieval: RetrievalSignals, draft: DraftSignals, grounding: GroundingSignals) -> tuple[float, ...]:
     """The features in the order of `FEATURES`."""
     return (
         *(getattr(retrieval, field.name) for field in fields(retrieval)),
         *(getattr(draft, field.name) for field in fields(draft)),
+        *(getattr(grounding, field.name) for field in fields(grounding)),
         draft.entropy_base - draft.entropy_adapter,
         draft.likelihood_adapter - draft.likelihood_base,
     )

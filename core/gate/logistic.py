@@ -30,6 +30,8 @@ _SHAPE: dict[str, tuple[float, float, int]] = {
     "margin": (0.2, 0.0, +1),
     "likelihood_adapter": (0.1, 0.0, +1),
     "likelihood_base": (0.3, 0.0, -1),
+    "supported": (0.5, 0.0, 0),
+    "unsupported": (0.5, -0.3, -1),
     "entropy_drop": (0.3, 0.0, +1),
     "likelihood_gain": (0.3, 0.2, +1),
 }

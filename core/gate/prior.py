@@ -21,6 +21,8 @@ _SHAPE: dict[str, tuple[float, float, float]] = {
     "margin": (1.6, 0.8, 0.0),
     "likelihood_adapter": (-0.4, 0.3, 0.0),
     "likelihood_base": (-1.4, 0.9, 0.0),
+    "supported": (1.0, 1.0, 0.0),
+    "unsupported": (1.0, 1.2, -0.6),
     "entropy_drop": (0.4, 1.3, 0.0),
     "likelihood_gain": (1.0, 0.9, 0.3),
 }

@@ -32,6 +32,7 @@ from workers.distillation.trainer.distilling import Distiller
 from workers.distillation.trainer.engine import join_group
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.requests import MemoryRequest, Phase, Reporter, RunRequest
+from workers.distillation.trainer.rewording import Rewording
 from workers.distillation.trainer.self_study import study
 
 ANSWER_TOKENS = 32
@@ -93,6 +94,7 @@ def main() -> None:
 def studied(work: Work) -> dict[str, Any]:
     """The questions of our self-study, without its answers; and the seconds of asking, which both sides are charged."""
     base = _base(work)
+    rewording = Rewording(base.model, base.chat.tokenizer)
     spent = Spent()
     learnt = []
     for title, text in zip(work.titles, work.texts, strict=True):
@@ -105,7 +107,8 @@ def studied(work: Work) -> dict[str, Any]:
                 spent.add(wall, cpu)
             passes.append(message)
 
-        pairs = study(base, text_context(title, text), work.settings, Ranks(), passed).learn
+        context = text_context(title, text, work.settings.parser)
+        pairs = study(base, rewording, context, work.settings, Ranks(), passed).learn
         learnt.append(list(dict.fromkeys(pair.question for pair in pairs)))
         _tell(f"questions: {title}: {len(learnt[-1])} to learn, asked in {spent.seconds[-1]:.1f} s")
     return {"learnt": learnt, **asdict(spent)}

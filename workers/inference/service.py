@@ -18,7 +18,7 @@ from core.adapters.packed import BASE_SLOT, PackedAdapters
 from core.adapters.peft_format import LoadedAdapter
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
-from core.engine.draft import draft
+from core.engine.draft import Drafts, draft
 from core.engine.generation import Answer, generate
 from core.engine.kv import PrefixKv
 from core.engine.prefix_cache import PrefixCache
@@ -27,6 +27,7 @@ from core.engine.sampling import Sampler
 from core.errors import InvalidRequest, LatentBankError, NotFound, PromptTooLong
 from core.gate.decision import GateModel
 from core.gate.features import DRAFT_TOKENS, FEATURES, vector
+from core.gate.grounding import grounding
 from core.ids import is_id
 from core.metrics import InferenceMetrics
 from core.retrieval.index import Hit
@@ -224,15 +225,15 @@ class Service:
             base_answer=True,
         )
         judged = [
-            self._judge(candidate, vector(candidate.hit.signals, signals), admitted)
-            for candidate, signals in zip(candidates, drafts.signals, strict=True)
+            self._judge(candidate, self._features(admitted, candidate, drafts, row), admitted)
+            for row, candidate in enumerate(candidates)
         ]
         decision = decide(judged, admitted.scope.mode, admitted.scope.max_active or self._settings.max_active)
         self.metrics.gate_seconds.observe(time.perf_counter() - start)
         self._count(decision, admitted.scope)
         if len(decision.active) > 1:
             return self._open_mix(admitted, decision, prefix, lease)
-        row = judged.index(decision.served) if decision.served else 2 * n
+        row = judged.index(decision.served) if decision.served else n
         kv = drafts.rows.kv(row)
         if admitted.question.sampling.greedy:
             return Opening(decision, kv, drafts.next_logits[row], tuple(drafts.drafted[row]))
@@ -261,6 +262,13 @@ class Service:
             rows = Rows(self.base.model, [prefix], room=len(admitted.prompt.activation))
             logits = rows.feed([admitted.prompt.activation])[0, -1]
         return Opening(decision, rows.kv(0), logits, ())
+
+    def _features(self, admitted: Admitted, candidate: Candidate, drafts: Drafts, row: int) -> tuple[float, ...]:
+        """What the gate looks at for the candidate whose draft is in `row`."""
+        text = self.base.chat.decode(drafts.tokens[row])
+        query = retrieval_query(admitted.question.asked)
+        grounded = grounding(query, text, candidate.member.index.vocabulary, ended=drafts.ended[row])
+        return vector(candidate.hit.signals, drafts.signals[row], grounded)
 
     def _judge(self, candidate: Candidate, features: tuple[float, ...], admitted: Admitted) -> Judged:
         member, gate, scope = candidate.member, admitted.gate, admitted.scope

@@ -10,17 +10,18 @@ import torch
 from core.adapters.packed import PackedAdapters
 from core.engine.draft import draft
 from core.gate.features import DRAFT_TOKENS, vector
+from core.gate.grounding import grounding
 from core.gate.samples import Kind, Sample
 from core.retrieval.index import MemoryIndex, retrieval_signals
 from workers.distillation.trainer.contexts import Context
 from workers.distillation.trainer.off_topic import JUDGE, about_strangers
+from workers.distillation.trainer.pairs import Study
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.self_study import Study
 from workers.distillation.trainer.warm import Warm
 
 BATCH = 24
 LEAST_POSITIVES = 6
-STRANGERS = 6
+STRANGERS = 4
 OF_OTHERS = 8
 
 
@@ -32,20 +33,18 @@ class Judged:
     questions: Mapping[Kind, Sequence[str]]
 
 
-def judged_questions(
-    context: Context, study: Study, spare: Sequence[str], others: Sequence[str]
-) -> dict[Kind, tuple[str, ...]]:
+def judged_questions(context: Context, study: Study, others: Sequence[str]) -> dict[Kind, tuple[str, ...]]:
     """Questions that this memory answers, held out where there are enough, and ones that it does not.
 
-    A gate can't be fitted to one or two positives: up to `LEAST_POSITIVES` are then taken from what was learnt. `spare`
-    are of the same subject, `others` of other memories. Its own questions about a stranger are near misses too.
+    A gate can't be fitted to one or two positives: up to `LEAST_POSITIVES` are then taken from what was learnt.
+    `others` are of other memories. Its own questions about a stranger are near misses too.
     """
     learnt = sorted(study.learn, key=lambda pair: not pair.sound)
     lent = learnt[: max(0, LEAST_POSITIVES - len(study.held_out))]
-    strangers = about_strangers([pair.question for pair in study.learn], context.title)[:STRANGERS]
+    strangers = about_strangers([pair.question for pair in study.learn], context.topic)[:STRANGERS]
     return {
         "own": tuple(pair.question for pair in (*study.held_out, *lent)),
-        "near_miss": (*spare, *strangers),
+        "near_miss": (*study.near.judge, *strangers),
         "unrelated": JUDGE,
         "wrong_adapter": tuple(others[:OF_OTHERS]),
     }
@@ -103,6 +102,9 @@ def _drafted(
             end_tokens=warm.base.end_tokens,
         )
         for i, (slot, kind, question) in enumerate(part):
-            retrieval = retrieval_signals(question, embeddings[start + i], memories[slot].index)
-            samples.append(Sample(kind, vector(retrieval, drafts.signals[i])))
+            index = memories[slot].index
+            retrieval = retrieval_signals(question, embeddings[start + i], index)
+            text = warm.base.chat.decode(drafts.tokens[i])
+            grounded = grounding(question, text, index.vocabulary, ended=drafts.ended[i])
+            samples.append(Sample(kind, vector(retrieval, drafts.signals[i], grounded)))
     return samples

@@ -27,7 +27,7 @@ from workers.distillation.trainer.calibrating import Judged, judged_questions, s
 from workers.distillation.trainer.contexts import Context, read_context
 from workers.distillation.trainer.engine import read_config, zero_stage
 from workers.distillation.trainer.exporting import export, rounded
-from workers.distillation.trainer.off_topic import unanswerable
+from workers.distillation.trainer.pairs import Study
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.requests import (
     LEFT_OUT,
@@ -38,7 +38,7 @@ from workers.distillation.trainer.requests import (
     RunRequest,
     failure,
 )
-from workers.distillation.trainer.self_study import Study, study
+from workers.distillation.trainer.self_study import study
 from workers.distillation.trainer.targets import base_lessons, lessons
 from workers.distillation.trainer.training import Pupil, Trained, Weights, train
 from workers.distillation.trainer.warm import Warm, own_device
@@ -60,7 +60,6 @@ class Prepared:
     memory: MemoryRequest
     context: Context
     studied: Study
-    spare: tuple[str, ...]
     pupil: Pupil
     fresh: bool
     clock: Clock
@@ -132,7 +131,7 @@ class _Run:
                 weights[i] = _whole(rounded(trained[i].weights))
         left = list(weights)
         questions = {
-            i: judged_questions(one.context, one.studied, one.spare, _of_others(prepared, i))
+            i: judged_questions(one.context, one.studied, _of_others(prepared, i))
             for i, one in enumerate(prepared)
             if i in left
         }
@@ -148,7 +147,7 @@ class _Run:
     def _prepare(self, memory: MemoryRequest) -> Prepared:
         clock, recipe, warm, ranks = Clock(), self.request.recipe, self.warm, self.at.ranks
         self._tell(memory, "self_study", 0.0, "reading the context")
-        context = read_context(memory.context_path, memory.title)
+        context = read_context(memory.context_path, memory.title, recipe.parser)
         shares = iter(STUDY_PASSES)
 
         def passed(message: str) -> None:
@@ -157,20 +156,19 @@ class _Run:
             self._tell(memory, "self_study", STUDY_SHARE * next(shares), message)
 
         with clock.timed("self_study"):
-            studied = study(warm.base, context, recipe, ranks, passed)
+            studied = study(warm.base, warm.rewording, context, recipe, ranks, passed)
         self._tell(memory, "self_study", STUDY_SHARE * 0.8, f"{len(studied.learn)} pairs to learn")
         with clock.timed("targets"):
             first = warm.lessons_from(recipe, self.at.config)
-            spare = unanswerable(context.title, context.text)
-            own = base_lessons(warm.base, spare[::2], recipe, ranks, first)
             pupil = Pupil(
                 lessons(warm.base, studied.learn, first),
-                [*warm.kept(recipe, ranks, first), *own],
+                warm.kept(recipe, ranks, first),
                 lessons(warm.base, studied.held_out, first),
+                base_lessons(warm.base, studied.near.learn, recipe, ranks, first),
                 self._start(memory),
             )
         self._tell(memory, "self_study", STUDY_SHARE, "ready to be trained")
-        return Prepared(memory, context, studied, tuple(spare[1::2]), pupil, pupil.start is None, clock)
+        return Prepared(memory, context, studied, pupil, pupil.start is None, clock)
 
     def _start(self, memory: MemoryRequest) -> dict[str, Any] | None:
         """The earlier version's weights, if there are any that fit this recipe."""

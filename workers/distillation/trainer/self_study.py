@@ -1,151 +1,69 @@
-"""Self-study: the base asks itself about every fact of a context, and answers with the context in view.
+"""Self-study: every fact of a context becomes questions with answers.
 
-A question is asked for a span of a sentence, so that numbers and names are all asked for. The teacher's answer, with
-its distributions as targets, is kept where it holds that span; where the teacher misses it, the sentence itself is the
-answer, up to the end of the clause with the span.
+A sentence's own grammar asks for each of its parts, and answers with a statement that stands alone. Where it asks too
+little (other languages, fragments, what the parser does not see through), the base model asks for spans of the
+sentence, and answers with the context in view; where it misses the span, the sentence is the answer, up to the end of
+the clause with the span.
 """
 
 from __future__ import annotations
 
+import random
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
-
-import torch
-from torch import Tensor
+from dataclasses import replace
 
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
-from core.engine.decoding import Sampling, Soft, Written, hard_of, prefill_rests, shared_start, write
+from core.engine.decoding import Written, hard_of, shared_start, write
 from core.engine.kv import PrefixKv
 from core.settings import RecipeSettings
-from workers.distillation.trainer.contexts import Context, Fact
-from workers.distillation.trainer.questions import (
-    EXAMPLES,
-    RESTATEMENTS,
-    STEMS,
-    clean_question,
-    content_words,
-    distinct,
-    grounded,
-    keeps_names,
-    question_vocabulary,
-)
+from workers.distillation.trainer.base_asking import ask
+from workers.distillation.trainer.contexts import Context
+from workers.distillation.trainer.grammar.asking import stated_of
+from workers.distillation.trainer.grammar.parser import is_english, load_parser
+from workers.distillation.trainer.near_misses import near_misses
+from workers.distillation.trainer.pairs import Asked, Pair, Study, choose
+from workers.distillation.trainer.questions import RESTATEMENTS, content_words, distinct, grounded
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.spans import Span, gap_question, spans_of, up_to
-from workers.distillation.trainer.statements import statements_of
+from workers.distillation.trainer.rewording import Rewording, topic_words
+from workers.distillation.trainer.spans import gap_question, spans_of, up_to
 
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question whose answer is `span` of the fact with number `fact`."""
-
-    question: str
-    fact: int
-    span: str
-    stated: bool = False
-    """Whether the sentence's own grammar gave the question, so that the sentence surely answers it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pair:
-    """A question, its answer's tokens (with the end token), and the target of every one of them.
-
-    `taught` says whether the teacher wrote the answer; `sure` is its mean log-probability; `stated` as of `Asked`.
-    """
-
-    question: str
-    answer: tuple[int, ...]
-    soft: Soft
-    fact: int
-    taught: bool
-    sure: float
-    stated: bool = False
-    gap: bool = False
-    """Whether it is a sentence with a gap, or a request to tell everything: no question that a user would ask."""
-
-    @property
-    def sound(self) -> bool:
-        """Whether question and answer surely belong together."""
-        return self.taught or self.stated
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """`learn` is for training, `held_out` for early stopping and calibration; they share no near-duplicates."""
-
-    learn: tuple[Pair, ...]
-    held_out: tuple[Pair, ...]
-    asked: int
-    taught: int
-    coverage: float
-    """Share of the facts with at least one question that a user could ask."""
-
+LEAST_STATED = 1
+"""Questions that grammar has for a fact, or the base is asked for more."""
 
 Passed = Callable[[str], None]
 
 
-def study(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks, passed: Passed) -> Study:
+def study(
+    base: LoadedBase, rewording: Rewording, context: Context, recipe: RecipeSettings, ranks: Ranks, passed: Passed
+) -> Study:
     """Question, answer and choose; after each pass `passed` is told what was done, and may raise to stop."""
-    asked = ask(base, context, recipe, ranks)
+    stated = state(context, recipe)
+    counted = Counter(item.fact for item in stated)
+    few = {fact for fact in range(len(context.facts)) if counted[fact] < LEAST_STATED}
+    asked = [*stated, *reword(rewording, context, stated, recipe), *ask(base, context, few, recipe, ranks)]
+    asked = [asked[i] for i in distinct([item.question for item in asked])]
     passed(f"{len(asked)} questions asked")
-    pairs = answer(base, context, asked, recipe, ranks)
+    told = [_told(base, item, recipe) for item in asked if item.stated]
+    answered = answer(base, context, [item for item in asked if not item.stated], recipe, ranks)
+    pairs = [*told, *answered]
     passed(f"{len(pairs)} questions answered")
     learn, held_out = choose(pairs, recipe, len(context.facts))
     covered = {pair.fact for pair in learn}
-    learn = [*learn, *gaps(base, context, recipe), *restatements(base, context)]
-    taught = sum(pair.taught for pair in pairs)
-    return Study(tuple(learn), tuple(held_out), len(asked), taught, round(len(covered) / len(context.facts), 4))
+    learn = [*learn, *gaps(base, context, recipe, learn), *restatements(base, context)]
+    coverage = round(len(covered) / len(context.facts), 4)
+    near, taught = near_misses(context, stated, recipe), sum(pair.taught for pair in pairs)
+    return Study(tuple(learn), tuple(held_out), near, len(asked), taught, coverage)
 
 
-def ask(base: LoadedBase, context: Context, recipe: RecipeSettings, ranks: Ranks) -> list[Asked]:
-    """Questions for the spans of every fact, started by stems that fit, without near-duplicates."""
-    targets = [
-        (i, span)
-        for i, fact in enumerate(context.facts)
-        for span in spans_of(fact.text, context.title)[: recipe.spans_per_fact]
-    ]
-    mine = ranks.share(list(enumerate(targets)))
-    prompts = [_question_prompt(base, context, context.facts[i], span) for _, (i, span) in mine]
-    # The header's last token is fed with the stem, so that a row without a stem has something to feed.
-    beginnings = [[*prompt.prefix, *prompt.activation[:-1]] for prompt in prompts]
-    pattern, rests = shared_start(base.model, beginnings, leave=1)
-    prefixes = prefill_rests(base.model, pattern, rests)
-    stems = [STEMS[span.kind][: recipe.stems_per_span] for _, (_, span) in mine]
-    numbers = tuple(number * 100 + k for (number, _), row in zip(mine, stems, strict=True) for k in range(len(row)))
-    feeds = [[p.activation[-1], *base.chat.encode(stem)] for p, row in zip(prompts, stems, strict=True) for stem in row]
-    written = iter(
-        write(
-            base.model,
-            [prefix for prefix, row in zip(prefixes, stems, strict=True) for _ in row],
-            feeds,
-            limit=recipe.question_tokens,
-            end_tokens=base.end_tokens,
-            shared=pattern,
-            sampling=Sampling(recipe.seed, recipe.question_temperature, rows=numbers),
-            allowed=[
-                tokens
-                for tokens, row in zip(_question_tokens(base, context, [t for _, t in mine]), stems, strict=True)
-                for _ in row
-            ],
-        )
-        if feeds
-        else ()
-    )
-    texts = [[stem + base.chat.decode(next(written).tokens) for stem in row] for row in stems]
-    stated = [
-        Asked(statement.question, i, statement.span, stated=True)
-        for i, fact in enumerate(context.facts)
-        for statement in statements_of(fact.text, context.title)
-    ]
-    found = [
-        Asked(question, fact, span.text)
-        for (fact, span), raw in zip(targets, ranks.collect(texts), strict=True)
-        for question in map(clean_question, raw)
-        if question and keeps_names(question, f"{context.title} {context.text}")
-    ]
-    asked = [*stated, *found]
-    return [asked[i] for i in distinct([item.question for item in asked])]
+def state(context: Context, recipe: RecipeSettings) -> list[Asked]:
+    """What the grammar of each fact asks and answers; nothing where the text is not English."""
+    if not recipe.parser or not is_english(context.text):
+        return []
+    found = stated_of([fact.text for fact in context.facts], context.topic, load_parser(recipe.parser))
+    return [Asked(one.question, fact, one.span, one.answer) for fact, own in enumerate(found) for one in own]
 
 
 def answer(
@@ -158,40 +76,21 @@ def answer(
         here = [i for i, item in enumerate(mine) if context.facts[item.fact].window == window]
         prompts = [teacher_prompt(base, text, mine[i].question) for i in here]
         for i, row in zip(here, _answers(base, prompts, recipe), strict=True):
-            pairs[i] = _pair(base, context, mine[i], row)
+            pairs[i] = _pair(base, context, mine[i], row, recipe)
     return [pair for pair in ranks.collect(pairs) if pair is not None]
 
 
-def choose(pairs: Sequence[Pair], recipe: RecipeSettings, facts: int) -> tuple[list[Pair], list[Pair]]:
-    """What to learn, spread over the facts, sound pairs first; and what is held out.
-
-    Only sound pairs are held out, one a fact, and only of facts that keep another: the gate is judged by them.
-    """
-    by_fact: list[list[Pair]] = [[] for _ in range(facts)]
-    for pair in sorted(pairs, key=lambda p: (not p.sound, -p.sure)):
-        by_fact[pair.fact].append(pair)
-    wanted = min(recipe.held_out_pairs, len(pairs) // 4)
-    held: list[Pair] = []
-    for least in (3, 2):
-        for own in by_fact:
-            sound = [pair for pair in own if pair.sound]
-            if len(held) < wanted and len(sound) >= least:
-                held.append(sound[-1])
-                own.remove(sound[-1])
-    spread = [pair for turn in zip_longest(*by_fact) for pair in turn if pair is not None]
-    limit = min(recipe.max_pairs, max(16, recipe.pairs_per_fact * facts))
-    return spread[:limit], held
-
-
-def gaps(base: LoadedBase, context: Context, recipe: RecipeSettings) -> list[Pair]:
-    """Every span asked for by its own sentence, so that none depends on the base's skill at asking."""
+def gaps(base: LoadedBase, context: Context, recipe: RecipeSettings, learn: Sequence[Pair]) -> list[Pair]:
+    """Spans that no question asks for, asked for by their own sentence: plain, but right for every sentence."""
     pairs = []
     for i, fact in enumerate(context.facts):
-        for span in spans_of(fact.text, context.title)[: recipe.gaps_per_fact]:
-            question = gap_question(fact.text, span, context.title)
+        known = {word for pair in learn if pair.fact == i and pair.sound for word in content_words(pair.span)}
+        spans = [span for span in spans_of(fact.text, context.topic) if not content_words(span.text) <= known]
+        for span in spans[: recipe.gaps_per_fact]:
+            question = gap_question(fact.text, span, context.topic)
             if question is not None:
-                tokens = (*base.chat.encode(up_to(fact.text, span.text)), end_token(base))
-                pairs.append(Pair(question, tokens, hard_of(tokens), i, False, 0.0, gap=True))
+                tokens, weights = weighted(base, up_to(fact.text, span.text), span.text, recipe.span_weight)
+                pairs.append(Pair(question, tokens, hard_of(tokens), i, False, 0.0, weights=weights, gap=True))
     return pairs
 
 
@@ -201,7 +100,7 @@ def restatements(base: LoadedBase, context: Context) -> list[Pair]:
     for i, fact in enumerate(context.facts):
         tokens = (*base.chat.encode(fact.text), end_token(base))
         form = RESTATEMENTS[i % len(RESTATEMENTS)]
-        pairs.append(Pair(form.format(title=context.title), tokens, hard_of(tokens), i, False, 0.0, gap=True))
+        pairs.append(Pair(form.format(title=context.topic), tokens, hard_of(tokens), i, False, 0.0, gap=True))
     return pairs
 
 
@@ -215,29 +114,34 @@ def end_token(base: LoadedBase) -> int:
     return min(base.end_tokens) if own is None else own
 
 
-def _question_tokens(base: LoadedBase, context: Context, targets: Sequence[tuple[int, Span]]) -> list[Tensor]:
-    """For each target the tokens that its question may consist of: the base is too small to be left to itself."""
-    tokens = []
-    for i, span in targets:
-        words = question_vocabulary(context.facts[i].text, context.title, span.text)
-        forms = [form for word in words for form in (f" {word}", word[0].upper() + word[1:])]
-        ids = {token for form in dict.fromkeys(forms) for token in base.chat.encode(form)}
-        ids.update(base.chat.encode("?"), base.chat.encode("'s"), base.end_tokens)
-        tokens.append(torch.tensor(sorted(ids)))
-    return tokens
+def reword(rewording: Rewording, context: Context, stated: Sequence[Asked], recipe: RecipeSettings) -> list[Asked]:
+    """A second form of each question, in other words."""
+    if not recipe.reworded:
+        return []
+    chance, keep = random.Random(recipe.seed), topic_words(context.topic)
+    made = [(item, rewording.reworded(item.question, keep, chance)) for item in stated]
+    return [replace(item, question=question, reworded=True) for item, question in made if question is not None]
 
 
-def _question_prompt(base: LoadedBase, context: Context, fact: Fact, span: Span) -> Prompt:
-    messages: list[dict[str, str]] = []
-    for title, sentence, target, question in EXAMPLES:
-        messages.append({"role": "user", "content": _instruction(title, sentence, target)})
-        messages.append({"role": "assistant", "content": question})
-    messages.append({"role": "user", "content": _instruction(context.title, fact.text, span.text)})
-    return base.chat.prompt(messages)
+def _told(base: LoadedBase, item: Asked, recipe: RecipeSettings) -> Pair:
+    """A question with the statement that grammar made for it."""
+    tokens, weights = weighted(base, item.answer, item.span, recipe.span_weight)
+    soft = hard_of(tokens)
+    return Pair(item.question, tokens, soft, item.fact, False, 0.0, True, item.span, weights, item.reworded)
 
 
-def _instruction(title: str, sentence: str, target: str) -> str:
-    return f"Subject: {title}\nFact: {sentence}\nAnswer: {target}\nWrite the question that has this answer."
+def weighted(base: LoadedBase, answer: str, span: str, weight: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """An answer's tokens with the end token, and what each counts: those of `span`, which is asked for, `weight` times
+    as much as the words that lead to it.
+    """
+    tokens = (*base.chat.encode(answer), end_token(base))
+    found = re.search(rf"(?<!\w){re.escape(span)}(?!\w)", answer, re.IGNORECASE)
+    if found is None:
+        return tokens, ()
+    at = found.start()
+    first, last = len(base.chat.encode(answer[:at].rstrip())), len(base.chat.encode(answer[: at + len(span)]))
+    counts = [weight if first <= i < last else 1.0 for i in range(len(tokens))]
+    return tokens, tuple(count * len(tokens) / sum(counts) for count in counts)
 
 
 def _answers(base: LoadedBase, prompts: Sequence[Prompt], recipe: RecipeSettings) -> list[Written]:
@@ -256,16 +160,16 @@ def _answers(base: LoadedBase, prompts: Sequence[Prompt], recipe: RecipeSettings
     )
 
 
-def _pair(base: LoadedBase, context: Context, item: Asked, row: Written) -> Pair | None:
+def _pair(base: LoadedBase, context: Context, item: Asked, row: Written, recipe: RecipeSettings) -> Pair | None:
     """The teacher's answer if it is right, else the sentence if the question is about it at all."""
     fact = context.facts[item.fact].text
     text = base.chat.decode(row.tokens)
     holds_span = content_words(item.span) <= content_words(text)
     if row.soft is not None and holds_span and grounded(item.question, text, context.text):
         tokens = (*row.tokens, end_token(base)) if row.ended else tuple(row.tokens)
-        return Pair(item.question, tokens, row.soft, item.fact, True, row.likelihood, item.stated)
-    asked_about = (content_words(item.question) & content_words(fact)) - content_words(context.title)
-    if not asked_about and not item.stated:
+        return Pair(item.question, tokens, row.soft, item.fact, True, row.likelihood, span=item.span)
+    if not (content_words(item.question) & content_words(fact)) - content_words(context.title):
         return None
-    tokens = (*base.chat.encode(up_to(fact, item.span)), end_token(base))
-    return Pair(item.question, tokens, hard_of(tokens), item.fact, False, row.likelihood, item.stated)
+    tokens, weights = weighted(base, up_to(fact, item.span), item.span, recipe.span_weight)
+    soft = hard_of(tokens)
+    return Pair(item.question, tokens, soft, item.fact, False, row.likelihood, span=item.span, weights=weights)

@@ -58,7 +58,7 @@ def up_to(sentence: str, span: str) -> str:
 def gap_question(sentence: str, span: Span, title: str) -> str | None:
     """The sentence as a question with a question word in the span's place: plain, but right for every sentence."""
     told = up_to(sentence, span.text)
-    if told.count(span.text) != 1:
+    if told.count(span.text) != 1 or not content_words(told) - content_words(span.text):
         return None
     return f"{title}: {told.replace(span.text, _question_word(span)).rstrip('.!?;:, ')}?"
 

@@ -56,7 +56,7 @@ def student_loss(model: Any, adapters: PackedAdapters, ranks: int, scale: float,
                 with only_layers(model, first_layer):
                     states = rows.feed_decoder(feeds, hidden)
                 student = model.get_output_embeddings()(_at_targets(states, lessons))
-        each = divergence(student.float(), lessons)
+        each = divergence(student.float(), lessons) * _weights(lessons).to(student.device)
         count = len(batch.adapters)
         owner = torch.arange(count).repeat_interleave(len(lessons) // count)
         lengths = torch.tensor([len(lesson.soft) for lesson in lessons])
@@ -77,6 +77,11 @@ def divergence(student: Tensor, lessons: Sequence[Lesson]) -> Tensor:
     weight = target.exp()
     total: Tensor = (torch.special.xlogy(weight, weight) - weight * chosen).sum(-1)
     return total
+
+
+def _weights(lessons: Sequence[Lesson]) -> Tensor:
+    """`[positions]`."""
+    return torch.tensor([weight for lesson in lessons for weight in lesson.weights or [1.0] * len(lesson.soft)])
 
 
 def _at_targets(columns: Tensor, lessons: Sequence[Lesson]) -> Tensor:

@@ -6,7 +6,7 @@ Where the lower layers carry no adapter, what they make of the answer's tokens i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ from core.engine.kv import PrefixKv
 from core.engine.partial import only_layers
 from core.engine.rows import Rows
 from core.settings import RecipeSettings
+from workers.distillation.trainer.pairs import Pair
 from workers.distillation.trainer.ranks import Ranks
-from workers.distillation.trainer.self_study import Pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +35,8 @@ class Lesson:
     feed: tuple[int, ...]
     soft: Soft
     hidden: Tensor | None = None
+    weights: tuple[float, ...] = ()
+    """What each target counts, 1 on average; empty: all alike."""
 
 
 def lessons(base: LoadedBase, pairs: Sequence[Pair], first_layer: int = 0) -> list[Lesson]:
@@ -42,7 +44,8 @@ def lessons(base: LoadedBase, pairs: Sequence[Pair], first_layer: int = 0) -> li
     prompts = [base.chat.ask(pair.question) for pair in pairs]
     prefixes = prefill_shared(base.model, [prompt.prefix for prompt in prompts])
     feeds = [(*prompt.activation, *pair.answer[:-1]) for prompt, pair in zip(prompts, pairs, strict=True)]
-    return _from_layer(base.model, prefixes, feeds, [pair.soft for pair in pairs], first_layer)
+    made = _from_layer(base.model, prefixes, feeds, [pair.soft for pair in pairs], first_layer)
+    return [replace(lesson, weights=pair.weights) for lesson, pair in zip(made, pairs, strict=True)]
 
 
 def base_lessons(

@@ -28,7 +28,7 @@ Weights = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pupil:
-    """One memory in training: `keep` holds it to the base while it learns `learn`.
+    """One memory in training: `keep`, and `near` of its own matters, hold it to the base while it learns `learn`.
 
     `start` are the weights of the context's earlier version, if there is one; fewer steps are then enough.
     """
@@ -36,6 +36,7 @@ class Pupil:
     learn: Sequence[Lesson]
     keep: Sequence[Lesson]
     held_out: Sequence[Lesson]
+    near: Sequence[Lesson] = ()
     start: Mapping[str, tuple[Tensor, Tensor]] | None = None
 
 
@@ -126,20 +127,23 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP) * max(LEAST_RATE, 1 - step / steps)
 
 
-def plan(learn: Sequence[Lesson], keep: Sequence[Lesson], recipe: RecipeSettings, steps: int) -> Iterator[list[Lesson]]:
-    """The rows of each step, the same on every rank; rows of like length share a batch.
+def plan(pupil: Pupil, recipe: RecipeSettings, steps: int) -> Iterator[list[Lesson]]:
+    """The rows of each step, the same on every rank; rows of like length share a batch. Rows to leave alone are of
+    `near` and of `keep` in turn.
 
     Which lengths come at a step is the same for all memories, or short rows would wait for another memory's long ones.
     """
     chance = random.Random(recipe.seed)
-    kept = min(off_topic_rows(recipe), len(keep))
+    kept = min(off_topic_rows(recipe), len(pupil.keep) + len(pupil.near))
+    near = max(kept - len(pupil.keep), min(-(-kept // 2), len(pupil.near)))
     size = recipe.batch_rows - kept
     epoch: list[list[Lesson]] = []
     for step in range(steps):
         if not epoch:
-            epoch = _epoch(learn, size, chance)
+            epoch = _epoch(pupil.learn, size, chance)
         # Low-discrepancy turns through the lengths; the epoch's batches are sorted by them.
-        yield [*epoch.pop(int(step * GOLDEN % 1.0 * len(epoch))), *chance.sample(list(keep), kept)]
+        learn = epoch.pop(int(step * GOLDEN % 1.0 * len(epoch)))
+        yield [*learn, *chance.sample(list(pupil.near), near), *chance.sample(list(pupil.keep), kept - near)]
 
 
 def _epoch(lessons: Sequence[Lesson], size: int, chance: random.Random) -> list[list[Lesson]]:
@@ -154,7 +158,7 @@ def _course(pupil: Pupil, recipe: RecipeSettings) -> _Course:
     least = recipe.steps if pupil.start is None else recipe.update_steps
     passes = recipe.passes if pupil.start is None else recipe.passes * recipe.update_steps / recipe.steps
     steps = steps_for(len(pupil.learn), recipe.model_copy(update={"passes": passes}), least=least)
-    return _Course(pupil, steps, plan(pupil.learn, pupil.keep, recipe, steps))
+    return _Course(pupil, steps, plan(pupil, recipe, steps))
 
 
 def _consider(engine: AdapterEngine, number: int, course: _Course, recipe: RecipeSettings, ranks: Ranks) -> None:

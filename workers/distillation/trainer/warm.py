@@ -16,6 +16,7 @@ from core.settings import RecipeSettings
 from workers.distillation.trainer.engine import AdapterEngine, zero_stage
 from workers.distillation.trainer.off_topic import JUDGE, LEARN
 from workers.distillation.trainer.ranks import Ranks
+from workers.distillation.trainer.rewording import Rewording
 from workers.distillation.trainer.student import student_loss
 from workers.distillation.trainer.targets import Lesson, base_lessons
 
@@ -30,6 +31,7 @@ class Warm:
         self.key = key
         self.base = base
         self.encoder = encoder
+        self.rewording = Rewording(base.model, base.chat.tokenizer)
         self._engine: AdapterEngine | None = None
         self._shape: Any = None
         self._kept: dict[tuple[int, int, int], list[Lesson]] = {}

@@ -17,7 +17,7 @@ _CENTRES: dict[Kind, tuple[float, float, float]] = {
 
 def samples(kind: Kind, count: int, seed: int = 0, like: Kind | None = None) -> list[Sample]:
     """`count` samples called `kind`, with the features of `like` where that is given."""
-    draw = np.random.default_rng([seed, *kind.encode()])
+    draw, words = (np.random.default_rng([seed, *kind.encode(), *more]) for more in ((), (1,)))
     dense, lexical, kl = _CENTRES[like or kind]
     made = []
     for _ in range(count):
@@ -34,6 +34,8 @@ def samples(kind: Kind, count: int, seed: int = 0, like: Kind | None = None) -> 
             "margin": draw.gamma(4, 0.4),
             "likelihood_adapter": likelihood,
             "likelihood_base": likelihood - one_kl,
+            "supported": words.poisson(1.0),
+            "unsupported": words.poisson(1.0),
             "entropy_drop": base - adapter,
             "likelihood_gain": one_kl,
         }

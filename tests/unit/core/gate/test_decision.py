@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from core.gate.decision import GateModel, Scored, choose, mix
-from core.gate.features import FEATURES, DraftSignals, RetrievalSignals, vector
+from core.gate.features import FEATURES, DraftSignals, GroundingSignals, RetrievalSignals, vector
 
 
 def model(**weights: float) -> GateModel:
@@ -40,8 +40,9 @@ def test_steps_make_the_score_a_probability_that_still_grows_with_the_log_odds()
 
 def test_the_vector_has_the_features_in_their_order() -> None:
     draft = DraftSignals(3.0, 1.0, 0.1, 0.2, 0.3, 0.4, -0.5, -1.5)
-    made = dict(zip(FEATURES, vector(RetrievalSignals(0.9, 0.8), draft), strict=True))
+    made = dict(zip(FEATURES, vector(RetrievalSignals(0.9, 0.8), draft, GroundingSignals(3.0, 2.0)), strict=True))
     assert (made["dense"], made["lexical"], made["kl"]) == (0.9, 0.8, 0.2)
+    assert (made["supported"], made["unsupported"]) == (3.0, 2.0)
     assert made["entropy_drop"] == 2.0
     assert made["likelihood_gain"] == 1.0
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from core.engine.decoding import Soft, hard_of, soft_of
@@ -7,7 +8,7 @@ from core.engine.kv import PrefixKv
 from core.settings import RecipeSettings
 from workers.distillation.trainer.student import divergence
 from workers.distillation.trainer.targets import Lesson
-from workers.distillation.trainer.training import plan, schedule, steps_for
+from workers.distillation.trainer.training import Pupil, off_topic_rows, plan, schedule, steps_for
 
 EMPTY = PrefixKv(torch.zeros(1, 1, 0, 2), torch.zeros(1, 1, 0, 2))
 
@@ -33,7 +34,7 @@ def test_every_pair_has_its_turn_before_any_has_a_second_one_more_than_once() ->
     recipe = RecipeSettings(batch_rows=4, off_topic_share=0.25)
     learn = [_lesson(3 + i % 4, i) for i in range(9)]
     keep = [_lesson(2, 100 + i) for i in range(5)]
-    batches = list(plan(learn, keep, recipe, steps=3))
+    batches = list(plan(Pupil(learn, keep, ()), recipe, steps=3))
     seen = {lesson.feed[0] for batch in batches for lesson in batch}
     assert set(range(9)) <= seen
     assert all(sum(lesson.feed[0] >= 100 for lesson in batch) == 1 and len(batch) == 4 for batch in batches)
@@ -42,15 +43,62 @@ def test_every_pair_has_its_turn_before_any_has_a_second_one_more_than_once() ->
 def test_rows_of_memories_with_as_many_pairs_are_alike_in_length_at_every_step() -> None:
     recipe = RecipeSettings(batch_rows=4, off_topic_share=0.25)
     both = [[_lesson(3 + 8 * (i % 3), i) for i in range(k, k + 9)] for k in (0, 50)]
-    plans = [[max(len(x.feed) for x in batch) for batch in plan(learn, [], recipe, steps=6)] for learn in both]
+    plans = [
+        [max(len(x.feed) for x in batch) for batch in plan(Pupil(learn, (), ()), recipe, steps=6)] for learn in both
+    ]
     assert sum(abs(one - other) for one, other in zip(*plans, strict=True)) <= 8
 
 
 def test_the_plan_is_the_same_for_every_rank() -> None:
     recipe = RecipeSettings()
     learn = [_lesson(3 + i % 5, i) for i in range(20)]
-    first, second = (list(plan(learn, [_lesson(2)], recipe, steps=7)) for _ in range(2))
+    keep, near = ([_lesson(2, base + i) for i in range(6)] for base in (100, 200))
+    first, second = (list(plan(Pupil(learn, keep, (), near), recipe, steps=7)) for _ in range(2))
     assert [[lesson.feed for lesson in batch] for batch in first] == [[x.feed for x in batch] for batch in second]
+
+
+@pytest.mark.parametrize(
+    ("share", "near", "keep", "rows"),
+    [
+        (0.25, 6, 6, (1, 1)),
+        (0.5, 6, 6, (2, 2)),
+        (0.375, 6, 6, (2, 1)),
+        (0.5, 1, 6, (1, 3)),
+        (0.5, 0, 6, (0, 4)),
+        (0.5, 6, 0, (4, 0)),
+        (0.5, 1, 1, (1, 1)),
+        (0.25, 0, 0, (0, 0)),
+    ],
+)
+def test_rows_to_leave_alone_are_of_near_misses_and_of_other_questions_in_turn(
+    share: float, near: int, keep: int, rows: tuple[int, int]
+) -> None:
+    recipe = RecipeSettings(batch_rows=8, off_topic_share=share)
+    pupil = Pupil(
+        [_lesson(3, i) for i in range(20)],
+        [_lesson(2, 100 + i) for i in range(keep)],
+        (),
+        [_lesson(2, 200 + i) for i in range(near)],
+    )
+    for batch in plan(pupil, recipe, steps=5):
+        named = [lesson.feed[0] for lesson in batch]
+        assert (sum(name >= 200 for name in named), sum(100 <= name < 200 for name in named)) == rows
+        assert len(batch) == 8
+        left_alone = [name for name in named if name >= 100]
+        assert len(set(left_alone)) == len(left_alone)
+
+
+def test_every_row_to_leave_alone_comes_again_and_again() -> None:
+    recipe = RecipeSettings(batch_rows=8, off_topic_share=0.25)
+    keep, near = ([_lesson(2, base + i) for i in range(6)] for base in (100, 200))
+    batches = list(plan(Pupil([_lesson(3)] * 12, keep, (), near), recipe, steps=60))
+    seen = [lesson.feed[0] for batch in batches for lesson in batch if lesson.feed[0] >= 100]
+    assert {name: seen.count(name) >= 3 for name in seen} == {lesson.feed[0]: True for lesson in (*keep, *near)}
+
+
+def test_rows_to_leave_alone_never_take_the_whole_batch() -> None:
+    assert off_topic_rows(RecipeSettings(batch_rows=8, off_topic_share=0.25)) == 2
+    assert off_topic_rows(RecipeSettings(batch_rows=4, off_topic_share=1.0)) == 3
 
 
 def test_a_long_context_takes_more_steps_up_to_a_limit() -> None:

@@ -1,0 +1,147 @@
+"""Questions of a context's own matters that its text does not answer: what a memory must leave alone, and a gate stop.
+
+Two kinds. Something that the text speaks of is asked for a property that no sentence about it has; and a question that
+the text answers is asked of another thing in it. What is learnt and what judges share no kind of property and no
+question.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+
+from core.retrieval.lexical import terms
+from core.settings import RecipeSettings
+from workers.distillation.trainer.contexts import Context
+from workers.distillation.trainer.grammar.parser import is_english, load_parser
+from workers.distillation.trainer.grammar.things import Kind, Thing, things_of
+from workers.distillation.trainer.off_topic import unanswerable
+from workers.distillation.trainer.pairs import Asked, NearMisses
+from workers.distillation.trainer.questions import words_of
+
+_PROPERTIES: dict[Kind, tuple[tuple[str, str], ...]] = {
+    "person": (
+        ("How old is {}?", "age old born birth year aged"),
+        ("Where was {} born?", "born birth native from"),
+        ("What is the phone number of {}?", "phone number telephone call"),
+        ("Who is married to {}?", "married wife husband spouse wed"),
+        ("What is the favourite colour of {}?", "colour color favourite favorite"),
+        ("Where did {} go to school?", "school university college studied study"),
+        ("How tall is {}?", "tall height metre foot feet"),
+        ("What is the name of {}'s brother?", "brother sister sibling twin"),
+        ("How much does {} earn?", "earn salary wage paid pay income"),
+        ("Which car does {} drive?", "car drive driver van truck"),
+        ("When did {} retire?", "retire retired pension"),
+        ("Which languages does {} speak?", "language speak speaks spoke"),
+        ("What is the middle name of {}?", "name middle called"),
+        ("Who taught {}?", "taught teach teacher pupil student"),
+        ("What did {} study?", "study studied degree university college"),
+        ("When did {} die?", "die died death dead"),
+        ("What is {} afraid of?", "afraid fear"),
+        ("Which prize did {} win?", "prize win won award medal"),
+    ),
+    "thing": (
+        ("How much does {} cost?", "cost price pay paid pound dollar euro crown fee ticket"),
+        ("Who designed {}?", "design designed architect drew made built"),
+        ("When was {} built?", "built build founded made opened started constructed year"),
+        ("How heavy is {}?", "weigh weight heavy kilogram gram tonne ton pound"),
+        ("How tall is {}?", "tall high height metre foot feet"),
+        ("What colour is {}?", "colour color painted red green blue yellow white black grey brown amber"),
+        ("Who owns {}?", "own owns owner belong belongs bought"),
+        ("Who paid for {}?", "paid pay fund funded money cost bought sponsor"),
+        ("How many people visit {} each year?", "visit visitor people guest tourist"),
+        ("How many rooms does {} have?", "room rooms hall chamber"),
+        ("Where can I buy {}?", "buy bought shop sold sell store"),
+        ("What is {} made of?", "made built wood metal steel stone material"),
+        ("Why was {} closed?", "closed close shut"),
+        ("How long did it take to make {}?", "took take long month hour day made"),
+        ("What was {} called before?", "called named name formerly renamed"),
+        ("Who looks after {}?", "look care keep keeps keeper run runs responsible manager"),
+        ("Which company makes {}?", "company firm made maker make makes manufacturer"),
+        ("Where was {} made?", "made built produced in"),
+        ("Who invented {}?", "invent invented inventor discovered"),
+        ("How often is {} cleaned?", "clean cleaned wash washed often"),
+        ("What happened to {} last year?", "year last happened"),
+        ("How wide is {}?", "wide width broad metre centimetre"),
+        ("Who found {}?", "found find discovered discover"),
+        ("What does {} sound like?", "sound noise whistle music loud"),
+    ),
+}
+"""Properties to ask for; each with words of which none may stand in a sentence about the thing, or it may be told."""
+
+
+def near_misses(context: Context, asked: Sequence[Asked], recipe: RecipeSettings) -> NearMisses:
+    """Up to `recipe.near_misses` for each use; `asked` are the questions that the text answers."""
+    plain = unanswerable(context.topic, context.text)
+    if not recipe.parser or not is_english(context.text):
+        return NearMisses(tuple(plain[::2][: recipe.near_misses]), tuple(plain[1::2][: recipe.near_misses]))
+    chance = random.Random(recipe.seed)
+    things = things_of([fact.text for fact in context.facts], load_parser(recipe.parser))
+    sides: list[list[str]] = [[], []]
+    crossed = _crossed(context, asked, things, chance)
+    chance.shuffle(crossed)
+    for side in (0, 1):
+        unknown = _unknown(context, things, side)
+        chance.shuffle(unknown)
+        found = _in_turn([unknown, crossed[side::2]], recipe.near_misses)
+        sides[side] = [*found, *plain[side::2][: recipe.near_misses - len(found)]]
+    return NearMisses(tuple(sides[0]), tuple(sides[1]))
+
+
+def _unknown(context: Context, things: Sequence[Thing], side: int) -> list[str]:
+    """Properties of each thing that no sentence about it has; of each kind of property every second, by side."""
+    found = []
+    for thing in things:
+        about = {
+            word for fact in context.facts if thing.text.removeprefix("the ") in fact.text for word in terms(fact.text)
+        }
+        for question, words in _PROPERTIES[thing.kind][side::2]:
+            if not about & set(terms(words)):
+                found.append(_of(question.format(thing.text), context.topic))
+    return found
+
+
+def _crossed(context: Context, asked: Sequence[Asked], things: Sequence[Thing], chance: random.Random) -> list[str]:
+    """Questions of one thing asked of another, where no sentence has both."""
+    known = {_bare(item.question, context.topic) for item in asked}
+    found: dict[str, None] = {}
+    for item in asked:
+        inside = [thing for thing in things if thing.text in item.question and thing.text not in context.topic]
+        if not item.stated or not inside:
+            continue
+        own = max(inside, key=lambda thing: len(thing.text))
+        others = [thing for thing in things if _strangers(own, thing, context, item)]
+        if others:
+            question = item.question.replace(own.text, chance.choice(others).text)
+            if _bare(question, context.topic) not in known:
+                found.setdefault(_of(question, context.topic))
+    return list(found)
+
+
+def _strangers(own: Thing, other: Thing, context: Context, item: Asked) -> bool:
+    fact = context.facts[item.fact].text.casefold()
+    alike = own.kind == other.kind and own.named == other.named
+    name = other.text.casefold().removeprefix("the ")
+    return alike and name not in fact and name not in item.question.casefold() and name not in context.topic.casefold()
+
+
+def _bare(question: str, topic: str) -> frozenset[str]:
+    """The question's words without those that only say what it is about."""
+    return frozenset(words_of(question)) - frozenset(words_of(topic)) - {"about", "in", "at", "of"}
+
+
+def _of(question: str, topic: str) -> str:
+    if set(terms(topic)) & set(terms(question)):
+        return question
+    return f"{question.removesuffix('?')} ({topic})?"
+
+
+def _in_turn(sources: Sequence[Collection[str]], count: int) -> list[str]:
+    """One of each source in turn."""
+    chosen: dict[str, None] = {}
+    longest = max((len(source) for source in sources), default=0)
+    for turn in range(longest):
+        for source in sources:
+            if turn < len(source) and len(chosen) < count:
+                chosen.setdefault(list(source)[turn])
+    return list(chosen)
