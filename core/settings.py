@@ -86,13 +86,13 @@ class RecipeSettings(BaseModel):
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     untouched_layers: float = Field(0.34, ge=0.0, lt=1.0)
     """Share of the layers, the lower ones, that carry no adapter; their work on an answer is done once."""
-    steps: int = 32
+    steps: int = 64
     """Least steps; a long context takes as many as give each pair `passes` turns."""
     passes: float = 4.0
-    max_steps: int = 400
-    update_steps: int = 16
+    max_steps: int = 800
+    update_steps: int = 32
     """Least steps of a new version, which starts from the earlier one's adapter; `passes` is lowered alike."""
-    batch_rows: int = 8
+    batch_rows: int = 4
     learning_rate: float = 6e-3
     b_rate: float = 1.0
     """Learning rate of B relative to that of A."""

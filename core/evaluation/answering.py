@@ -15,7 +15,7 @@ from core.engine.kv import PrefixKv
 from core.gate.features import DRAFT_TOKENS, DraftSignals
 
 ANSWER_TOKENS = 32
-BATCH = 24
+BATCH = 48
 
 
 @dataclass(frozen=True, slots=True)

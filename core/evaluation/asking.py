@@ -101,7 +101,8 @@ def _judge(
     for pair in pairs:
         member = bank.members[pair.document_id]
         question = questions[pair.question_id].text
-        features = features_of(question, embeddings[pair.question_id], drafts[drafted[pair]], member.index)
+        draft, embedding = drafts[drafted[pair]], embeddings[pair.question_id]
+        features = features_of(question, embedding, draft, member.index, encoder.encode)
         scored = bank.gates.judge(member.memory_id, features)
         judgements.append(Judgement(pair, features, scored.score, scored.threshold, entropy_of(features)))
     return judgements

@@ -14,7 +14,7 @@ from core.gate.features import FEATURES, vector
 from core.gate.grounding import grounding
 from core.gate.reliability import auroc
 from core.gate.samples import Sample, load_samples
-from core.retrieval.index import MemoryIndex, retrieval_signals
+from core.retrieval.index import Encode, MemoryIndex, retrieval_signals
 
 __all__ = ["NAMES", "Gates", "Scored", "auroc", "choose", "entropy_of", "features_of", "mix"]
 
@@ -47,10 +47,12 @@ class Gates:
         return self._fitted
 
 
-def features_of(question: str, embedding: Tensor, draft: Draft, index: MemoryIndex) -> tuple[float, ...]:
+def features_of(
+    question: str, embedding: Tensor, draft: Draft, index: MemoryIndex, encode: Encode
+) -> tuple[float, ...]:
     """What the gate looks at for one memory and one question, whose `embedding` is `[d]`."""
     grounded = grounding(question, draft.text, index.vocabulary, ended=draft.ended)
-    return vector(retrieval_signals(question, embedding, index), draft.signals, grounded)
+    return vector(retrieval_signals(question, embedding, index, encode), draft.signals, grounded)
 
 
 def entropy_of(features: Sequence[float]) -> float:

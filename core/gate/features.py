@@ -32,11 +32,14 @@ class RetrievalSignals:
     """How well a memory's index matches a question.
 
     `dense` is the highest cosine similarity over the memory's entries; `lexical` the share of the question's
-    informative words that occur in the memory, in 0 to 1.
+    informative words that occur in the memory, in 0 to 1. `matched` is the highest cosine similarity to a question of
+    self-study with its answer, neither with the words of the memory's topic: whether this is asked, not whether it is
+    about the subject.
     """
 
     dense: float
     lexical: float
+    matched: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ Array = NDArray[np.float64]
 # Least standard deviation of a feature: what varies less in calibration must not explode in serving. Then the prior
 # weight, and the side on which the weight has to stay (0: either).
 _SHAPE: dict[str, tuple[float, float, int]] = {
-    "dense": (0.05, 0.8, +1),
-    "lexical": (0.1, 0.4, +1),
+    "dense": (0.05, 0.6, +1),
+    "lexical": (0.1, 0.2, +1),
+    "matched": (0.05, 0.8, +1),
     "entropy_base": (0.3, 0.0, 0),
     "entropy_adapter": (0.3, 0.0, -1),
     "kl_first": (0.3, 0.1, +1),

@@ -11,8 +11,9 @@ from core.gate.features import FEATURES
 
 # Mean, scale, weight.
 _SHAPE: dict[str, tuple[float, float, float]] = {
-    "dense": (0.54, 0.23, 1.6),
-    "lexical": (0.55, 0.37, 1.3),
+    "dense": (0.54, 0.23, 1.2),
+    "lexical": (0.55, 0.37, 0.7),
+    "matched": (0.5, 0.2, 1.2),
     "entropy_base": (2.0, 1.0, 0.0),
     "entropy_adapter": (1.6, 0.8, 0.0),
     "kl_first": (1.0, 1.0, 0.2),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 from core.errors import AdapterInvalid
 from core.gate.features import RetrievalSignals
 from core.retrieval.lexical import overlap, terms
+from core.retrieval.topics import without_topic
 
 VECTORS_FILE = "index.safetensors"
 ENTRIES_FILE = "index.json"
@@ -31,14 +32,23 @@ LEXICAL_WEIGHT = 0.3
 """The best BM25 hit weighs as much as this difference in cosine."""
 
 
+Encode = Callable[[Sequence[str]], Tensor]
+"""Texts to vectors `[n, d]` of length 1."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MemoryIndex:
-    """What retrieval knows of one memory: `embeddings[i]` `[n, d]`, fp32 of length 1, is of `entries[i]`."""
+    """What retrieval knows of one memory: `embeddings[i]` `[n, d]`, fp32 of length 1, is of `entries[i]`.
+
+    `statements` `[m, d]` are of what self-study asks and answers, without the words of `topic`; they are not searched.
+    """
 
     memory_id: str
     title: str
     entries: Sequence[str]
     embeddings: Tensor
+    topic: str = ""
+    statements: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     terms: tuple[str, ...] = field(init=False, repr=False)
     vocabulary: frozenset[str] = field(init=False, repr=False)
 
@@ -55,13 +65,23 @@ class Hit:
     memory_id: str
     rank: int
     score: float
-    signals: RetrievalSignals
 
 
-def retrieval_signals(query: str, query_embedding: Tensor, index: MemoryIndex) -> RetrievalSignals:
-    """How well `index` matches `query`, whatever else is in the bank; `query_embedding` is `[d]`, of length 1."""
-    dense = float((index.embeddings @ query_embedding).max()) if len(index.entries) else 0.0
-    return RetrievalSignals(dense=dense, lexical=overlap(query, index.vocabulary))
+def retrieval_signals(query: str, query_embedding: Tensor, index: MemoryIndex, encode: Encode) -> RetrievalSignals:
+    """How well `index` matches `query`, whatever else is in the bank; `query_embedding` is `[d]`, of length 1.
+
+    `encode` is asked for the query without the memory's topic, where that is another text. An index without statements
+    is matched by its entries.
+    """
+    dense = _nearest(index.embeddings, query_embedding)
+    bare = without_topic(query, index.topic)
+    embedding = query_embedding if bare == query else encode([bare])[0]
+    matched = _nearest(index.statements, embedding) if len(index.statements) else dense
+    return RetrievalSignals(dense=dense, lexical=overlap(query, index.vocabulary), matched=matched)
+
+
+def _nearest(vectors: Tensor, query: Tensor) -> float:
+    return float((vectors @ query).max()) if len(vectors) else 0.0
 
 
 class BankIndex:
@@ -87,11 +107,7 @@ class BankIndex:
         if lexical.max() > 0:
             scores = scores + LEXICAL_WEIGHT * lexical / lexical.max()
         best = sorted(range(len(allowed)), key=lambda i: (-scores[i], self._indexes[allowed[i]].memory_id))[:top_k]
-        return [
-            Hit(index.memory_id, rank, float(scores[i]), retrieval_signals(query, query_embedding, index))
-            for rank, i in enumerate(best)
-            for index in [self._indexes[allowed[i]]]
-        ]
+        return [Hit(self._indexes[allowed[i]].memory_id, rank, float(scores[i])) for rank, i in enumerate(best)]
 
     def _dense(self, query_embedding: Tensor) -> NDArray[np.float32]:
         """The highest cosine of each memory, `[memories]`."""
@@ -108,11 +124,15 @@ class BankIndex:
 
 
 def save_index(directory: Path, index: MemoryIndex, encoder: str, study: Mapping[str, Any] | None = None) -> None:
-    """Writes `index.safetensors` and `index.json`; `encoder` is the reference of the encoder that made the vectors."""
-    save_file({"embeddings": index.embeddings.float().contiguous()}, directory / VECTORS_FILE)
+    """Writes `index.safetensors`, in fp16, and `index.json`; `encoder` is the reference of the encoder that made the
+    vectors.
+    """
+    vectors = {"embeddings": index.embeddings, "statements": index.statements}
+    save_file({name: each.half().contiguous() for name, each in vectors.items()}, directory / VECTORS_FILE)
     fields = {
         "memory_id": index.memory_id,
         "title": index.title,
+        "topic": index.topic,
         "entries": list(index.entries),
         "encoder": encoder,
         "study": dict(study or {}),
@@ -128,17 +148,20 @@ def load_index(directory: Path, *, encoder: str | None = None) -> MemoryIndex:
     """
     try:
         fields = json.loads((directory / ENTRIES_FILE).read_text(encoding="utf-8"))
-        embeddings = load_file(directory / VECTORS_FILE)["embeddings"].float()
-        memory_id, title, made_by, entries = (fields[name] for name in ("memory_id", "title", "encoder", "entries"))
-        if not all(isinstance(text, str) for text in (memory_id, title, made_by, *entries)):
+        vectors = load_file(directory / VECTORS_FILE)
+        embeddings, statements = vectors["embeddings"].float(), vectors["statements"].float()
+        names = ("memory_id", "title", "topic", "encoder", "entries")
+        memory_id, title, topic, made_by, entries = (fields[name] for name in names)
+        if not all(isinstance(text, str) for text in (memory_id, title, topic, made_by, *entries)):
             raise TypeError("an entry is not text")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
         raise AdapterInvalid(f"The memory's index can't be read: {problem}") from problem
     if encoder is not None and made_by != encoder:
         raise AdapterInvalid(f"The memory's index was made by the encoder {made_by}, this bank uses {encoder}.")
-    if embeddings.ndim != 2 or len(embeddings) != len(entries) or not bool(torch.isfinite(embeddings).all()):
+    fitting = embeddings.ndim == statements.ndim == 2 and len(embeddings) == len(entries)
+    if not fitting or not all(bool(each.isfinite().all()) for each in (embeddings, statements)):
         raise AdapterInvalid("The memory's index has vectors that do not fit its entries.")
-    return MemoryIndex(memory_id, title, tuple(entries), embeddings)
+    return MemoryIndex(memory_id, title, tuple(entries), embeddings, topic, statements)
 
 
 def _bm25(documents: Sequence[tuple[str, ...]]) -> Any:

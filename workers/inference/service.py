@@ -26,11 +26,11 @@ from core.engine.rows import Rows
 from core.engine.sampling import Sampler
 from core.errors import InvalidRequest, LatentBankError, NotFound, PromptTooLong
 from core.gate.decision import GateModel
-from core.gate.features import DRAFT_TOKENS, FEATURES, vector
+from core.gate.features import DRAFT_TOKENS, FEATURES, RetrievalSignals, vector
 from core.gate.grounding import grounding
 from core.ids import is_id
 from core.metrics import InferenceMetrics
-from core.retrieval.index import Hit
+from core.retrieval.index import Hit, retrieval_signals
 from core.settings import ServingSettings
 from workers.inference.bank import Bank, Banks, Member
 from workers.inference.gating import decide
@@ -64,6 +64,7 @@ class Candidate:
 
     member: Member
     hit: Hit
+    signals: RetrievalSignals
     adapter: LoadedAdapter
 
 
@@ -187,16 +188,20 @@ class Service:
             return ()
         query = retrieval_query(question.asked)
         top_k = min(scope.top_k or self._settings.top_k, self.residency.capacity)
-        hits = bank.index.search(query, self._encoder.encode([query])[0], top_k, allowed)
+        embedding = self._encoder.encode([query])[0]
+        hits = bank.index.search(query, embedding, top_k, allowed)
         found = []
         for hit in hits:
             member = bank.members[hit.memory_id]
             try:
-                found.append(Candidate(member, hit, self.residency.load(member.manifest)))
+                adapter = self.residency.load(member.manifest)
             except LatentBankError:
                 # Counted and logged where it happened. One bad memory silences itself, not the bank.
                 if scope.ids is not None:
                     raise
+                continue
+            signals = retrieval_signals(query, embedding, member.index, self._encoder.encode)
+            found.append(Candidate(member, hit, signals, adapter))
         return tuple(found)
 
     def _prefix(self, admitted: Admitted) -> tuple[PrefixKv, int]:
@@ -268,7 +273,7 @@ class Service:
         text = self.base.chat.decode(drafts.tokens[row])
         query = retrieval_query(admitted.question.asked)
         grounded = grounding(query, text, candidate.member.index.vocabulary, ended=drafts.ended[row])
-        return vector(candidate.hit.signals, drafts.signals[row], grounded)
+        return vector(candidate.signals, drafts.signals[row], grounded)
 
     def _judge(self, candidate: Candidate, features: tuple[float, ...], admitted: Admitted) -> Judged:
         member, gate, scope = candidate.member, admitted.gate, admitted.scope

@@ -103,7 +103,7 @@ def _drafted(
         )
         for i, (slot, kind, question) in enumerate(part):
             index = memories[slot].index
-            retrieval = retrieval_signals(question, embeddings[start + i], index)
+            retrieval = retrieval_signals(question, embeddings[start + i], index, warm.encoder.encode)
             text = warm.base.chat.decode(drafts.tokens[i])
             grounded = grounding(question, text, index.vocabulary, ended=drafts.ended[i])
             samples.append(Sample(kind, vector(retrieval, drafts.signals[i], grounded)))

@@ -22,6 +22,7 @@ from core.gate.samples import Sample, count_by_kind
 from core.retrieval.encoder import Encoder
 from core.retrieval.entries import entries_of
 from core.retrieval.index import MemoryIndex
+from core.retrieval.topics import without_topic
 from core.settings import RecipeSettings
 from workers.distillation.trainer.calibrating import Judged, judged_questions, samples_of
 from workers.distillation.trainer.contexts import Context, read_context
@@ -225,10 +226,15 @@ class _Run:
 
     def _index(self, one: Prepared, positives: Collection[str]) -> MemoryIndex:
         """Without the gate's positives: a question that finds itself would make retrieval look better than it is."""
-        questions = [pair.question for pair in one.studied.learn if not pair.gap and pair.question not in positives]
-        entries = entries_of(one.context.title, one.context.text, questions)
-        embeddings = self.warm.encoder.encode(entries)
-        return MemoryIndex(one.memory.memory_id, one.context.title, tuple(entries), embeddings)
+        context, learn = one.context, [pair for pair in one.studied.learn if not pair.gap]
+        asked = [pair for pair in learn if pair.question not in positives]
+        entries = entries_of(context.title, context.text, [pair.question for pair in asked])
+        told = [f"{pair.question} {self.warm.base.chat.decode(pair.answer)}" for pair in asked if not pair.reworded]
+        bare = [without_topic(text, context.topic) for text in (*told, *(fact.text for fact in context.facts))]
+        # In half precision, as they are published.
+        vectors = self.warm.encoder.encode([*entries, *bare]).half().float()
+        known, statements = vectors[: len(entries)], vectors[len(entries) :]
+        return MemoryIndex(one.memory.memory_id, context.title, tuple(entries), known, context.topic, statements)
 
     def _export(
         self, one: Prepared, trained: Trained, weights: Any, samples: Sequence[Sample], index: MemoryIndex

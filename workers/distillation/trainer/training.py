@@ -18,9 +18,9 @@ from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.student import Batch
 from workers.distillation.trainer.targets import Lesson
 
-WARM_UP = 6
+WARM_UP = 10
 LEAST_RATE = 0.05
-CHECK_EVERY = 8
+CHECK_EVERY = 16
 GOLDEN = 0.6180339887498949
 
 Weights = dict[str, tuple[Tensor, Tensor]]
@@ -135,7 +135,6 @@ def plan(pupil: Pupil, recipe: RecipeSettings, steps: int) -> Iterator[list[Less
     """
     chance = random.Random(recipe.seed)
     kept = min(off_topic_rows(recipe), len(pupil.keep) + len(pupil.near))
-    near = max(kept - len(pupil.keep), min(-(-kept // 2), len(pupil.near)))
     size = recipe.batch_rows - kept
     epoch: list[list[Lesson]] = []
     for step in range(steps):
@@ -143,6 +142,7 @@ def plan(pupil: Pupil, recipe: RecipeSettings, steps: int) -> Iterator[list[Less
             epoch = _epoch(pupil.learn, size, chance)
         # Low-discrepancy turns through the lengths; the epoch's batches are sorted by them.
         learn = epoch.pop(int(step * GOLDEN % 1.0 * len(epoch)))
+        near = max(kept - len(pupil.keep), min((kept + (step + 1) % 2) // 2, len(pupil.near)))
         yield [*learn, *chance.sample(list(pupil.near), near), *chance.sample(list(pupil.keep), kept - near)]
 
 

@@ -40,14 +40,16 @@ def test_what_does_not_fit_the_window_is_answered_by_nothing(loaded_tiny: Loaded
     assert ANSWER_TOKENS > 0
 
 
-def test_signals_of_a_pair_do_not_depend_on_the_other_pairs(loaded_tiny: LoadedBase) -> None:
+def test_the_draft_of_a_pair_does_not_depend_on_the_other_pairs(loaded_tiny: LoadedBase) -> None:
     answerer = Answerer(loaded_tiny, loaded(loaded_tiny), {"a": 1, "b": 2})
     asks = [Ask(question, document_id=memory) for question in QUESTIONS for memory in ("a", "b")]
-    together = answerer.signals(asks)
+    together = answerer.drafts(asks)
     assert set(together) == set(asks)
     for ask in asks[:2]:
-        assert abs(answerer.signals([ask])[ask].kl - together[ask].kl) < 1e-3
+        alone = answerer.drafts([ask])[ask]
+        assert (alone.text, alone.ended) == (together[ask].text, together[ask].ended)
+        assert abs(alone.signals.kl - together[ask].signals.kl) < 1e-3
 
 
-def test_without_memories_there_are_no_signals(loaded_tiny: LoadedBase) -> None:
-    assert Answerer(loaded_tiny, None, {}).signals([]) == {}
+def test_without_memories_there_are_no_drafts(loaded_tiny: LoadedBase) -> None:
+    assert Answerer(loaded_tiny, None, {}).drafts([]) == {}

@@ -26,6 +26,7 @@ def samples(kind: Kind, count: int, seed: int = 0, like: Kind | None = None) -> 
         fields = {
             "dense": draw.normal(dense, 0.08),
             "lexical": float(np.clip(draw.normal(lexical, 0.15), 0, 1)),
+            "matched": draw.normal(dense, 0.1),
             "entropy_base": base,
             "entropy_adapter": adapter,
             "kl_first": one_kl * draw.uniform(0.5, 1.5),

@@ -40,7 +40,7 @@ def test_steps_make_the_score_a_probability_that_still_grows_with_the_log_odds()
 
 def test_the_vector_has_the_features_in_their_order() -> None:
     draft = DraftSignals(3.0, 1.0, 0.1, 0.2, 0.3, 0.4, -0.5, -1.5)
-    made = dict(zip(FEATURES, vector(RetrievalSignals(0.9, 0.8), draft, GroundingSignals(3.0, 2.0)), strict=True))
+    made = dict(zip(FEATURES, vector(RetrievalSignals(0.9, 0.8, 0.7), draft, GroundingSignals(3.0, 2.0)), strict=True))
     assert (made["dense"], made["lexical"], made["kl"]) == (0.9, 0.8, 0.2)
     assert (made["supported"], made["unsupported"]) == (3.0, 2.0)
     assert made["entropy_drop"] == 2.0

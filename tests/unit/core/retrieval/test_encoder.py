@@ -10,7 +10,7 @@ import torch
 from core.errors import SetupError
 from core.retrieval.encoder import Encoder
 from core.retrieval.entries import entries_of
-from core.retrieval.index import BankIndex, MemoryIndex
+from core.retrieval.index import BankIndex, MemoryIndex, retrieval_signals
 from core.settings import Settings
 
 DOCUMENTS = {
@@ -50,10 +50,15 @@ def test_a_question_finds_its_memory_and_an_everyday_one_matches_none_well(encod
         indexes.append(MemoryIndex(memory_id, "", entries, encoder.encode(entries)))
     bank = BankIndex(indexes)
     questions = ["Who governs Port Veldane?", "How fast does the kettle heat water?", "What is the capital of France?"]
-    hits = [bank.search(q, v, 1)[0] for q, v in zip(questions, encoder.encode(questions), strict=True)]
+    vectors = encoder.encode(questions)
+    hits = [bank.search(q, v, 1)[0] for q, v in zip(questions, vectors, strict=True)]
     assert [hit.memory_id for hit in hits[:2]] == ["mem_town", "mem_kettle"]
-    assert min(hit.signals.dense for hit in hits[:2]) > hits[2].signals.dense + 0.2
-    assert hits[2].signals.lexical == 0.0
+    found = [next(index for index in indexes if index.memory_id == hit.memory_id) for hit in hits]
+    signals = [
+        retrieval_signals(q, v, index, encoder.encode) for q, v, index in zip(questions, vectors, found, strict=True)
+    ]
+    assert min(one.dense for one in signals[:2]) > signals[2].dense + 0.2
+    assert signals[2].lexical == 0.0
 
 
 def test_a_missing_encoder_says_how_to_get_it() -> None:

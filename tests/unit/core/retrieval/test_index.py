@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,39 @@ SERVICE = memory("mem_b", ("The service listens on port 7311.", vector(0, 1, 0))
 KETTLE = memory("mem_c", ("The kettle boils in 90 seconds.", vector(0, 0, 1)))
 
 
+def not_asked(texts: Sequence[str]) -> Tensor:
+    raise AssertionError(f"nothing was to be encoded, least of all {texts}")
+
+
 def test_dense_is_the_best_cosine_and_lexical_the_share_of_words() -> None:
-    signals = retrieval_signals("Is the lighthouse red?", vector(1, 1, 0), TOWN)
+    signals = retrieval_signals("Is the lighthouse red?", vector(1, 1, 0), TOWN, not_asked)
     assert signals.dense == pytest.approx(1.0)
     assert signals.lexical == pytest.approx(0.5)
 
 
-def test_signals_do_not_depend_on_the_rest_of_the_bank() -> None:
-    query, embedding = "Is the lighthouse of basalt?", vector(1, 0.2, 0.1)
-    alone = BankIndex([TOWN]).search(query, embedding, 1)[0].signals
-    among = BankIndex([KETTLE, SERVICE, TOWN]).search(query, embedding, 3)[0]
-    assert among.memory_id == "mem_a"
-    assert alone == among.signals == retrieval_signals(query, embedding, TOWN)
+def test_matched_compares_the_question_without_the_topic_to_what_self_study_asked_and_answered() -> None:
+    asked: list[str] = []
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        asked.extend(texts)
+        return vector(0, 3, 4)[None]
+
+    statements = torch.stack([vector(0, 1, 0), vector(1, 0, 0)])
+    index = MemoryIndex("mem_a", "", TOWN.entries, TOWN.embeddings, "the Saltmere lighthouse", statements)
+    signals = retrieval_signals("Is Saltmere's lighthouse red?", vector(1, 0, 0), index, encode)
+    assert asked == ["Is red?"]
+    assert signals.matched == pytest.approx(0.6)
+    assert signals.dense == pytest.approx(1.0)
+
+
+def test_a_question_that_does_not_name_the_topic_is_not_encoded_again() -> None:
+    index = MemoryIndex("mem_a", "", TOWN.entries, TOWN.embeddings, "Saltmere", torch.stack([vector(0, 1, 0)]))
+    assert retrieval_signals("Is it red?", vector(1, 0, 0), index, not_asked).matched == pytest.approx(0.0)
+
+
+def test_without_statements_what_is_matched_are_the_entries() -> None:
+    signals = retrieval_signals("Is it red?", vector(1, 1, 0), TOWN, not_asked)
+    assert signals.matched == signals.dense
 
 
 def test_an_empty_bank_proposes_nothing() -> None:
@@ -90,11 +112,15 @@ def test_a_large_bank_finds_the_one_memory_that_matches() -> None:
 
 
 def test_an_index_survives_saving(tmp_path: Path) -> None:
-    index = memory("mem_a", ("Grün — 7", vector(1, 0, 0)), ("zwei", vector(0, 1, 0)), title="Ein Titel")
+    entries = ("Grün — 7", "zwei")
+    vectors = torch.stack([vector(1, 0, 0), vector(0, 1, 0)])
+    index = MemoryIndex("mem_a", "Ein Titel", entries, vectors, "Titel", vector(1, 0.3, 0)[None])
     save_index(tmp_path, index, "pypi:some/encoder", study={"pairs": 3})
     loaded = load_index(tmp_path, encoder="pypi:some/encoder")
     assert (loaded.memory_id, loaded.title, tuple(loaded.entries)) == ("mem_a", "Ein Titel", ("Grün — 7", "zwei"))
+    assert loaded.topic == "Titel"
     assert torch.equal(loaded.embeddings, index.embeddings)
+    torch.testing.assert_close(loaded.statements, index.statements, atol=1e-3, rtol=0)
     assert loaded.vocabulary == index.vocabulary
     assert json.loads((tmp_path / "index.json").read_text())["study"] == {"pairs": 3}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.json", "index.safetensors"]

@@ -58,20 +58,22 @@ def test_the_plan_is_the_same_for_every_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "near", "keep", "rows"),
+    ("share", "near", "keep", "of_two_steps"),
     [
-        (0.25, 6, 6, (1, 1)),
-        (0.5, 6, 6, (2, 2)),
-        (0.375, 6, 6, (2, 1)),
-        (0.5, 1, 6, (1, 3)),
-        (0.5, 0, 6, (0, 4)),
-        (0.5, 6, 0, (4, 0)),
-        (0.5, 1, 1, (1, 1)),
+        (0.125, 6, 6, (1, 1)),
+        (0.25, 6, 6, (2, 2)),
+        (0.5, 6, 6, (4, 4)),
+        (0.375, 6, 6, (3, 3)),
+        (0.5, 1, 6, (2, 6)),
+        (0.5, 0, 6, (0, 8)),
+        (0.5, 6, 0, (8, 0)),
+        (0.5, 1, 1, (2, 2)),
+        (0.5, 3, 2, (4, 4)),
         (0.25, 0, 0, (0, 0)),
     ],
 )
 def test_rows_to_leave_alone_are_of_near_misses_and_of_other_questions_in_turn(
-    share: float, near: int, keep: int, rows: tuple[int, int]
+    share: float, near: int, keep: int, of_two_steps: tuple[int, int]
 ) -> None:
     recipe = RecipeSettings(batch_rows=8, off_topic_share=share)
     pupil = Pupil(
@@ -80,9 +82,12 @@ def test_rows_to_leave_alone_are_of_near_misses_and_of_other_questions_in_turn(
         (),
         [_lesson(2, 200 + i) for i in range(near)],
     )
-    for batch in plan(pupil, recipe, steps=5):
+    batches = list(plan(pupil, recipe, steps=6))
+    for first, second in zip(batches[::2], batches[1::2], strict=True):
+        both = [lesson.feed[0] for lesson in (*first, *second)]
+        assert (sum(name >= 200 for name in both), sum(100 <= name < 200 for name in both)) == of_two_steps
+    for batch in batches:
         named = [lesson.feed[0] for lesson in batch]
-        assert (sum(name >= 200 for name in named), sum(100 <= name < 200 for name in named)) == rows
         assert len(batch) == 8
         left_alone = [name for name in named if name >= 100]
         assert len(set(left_alone)) == len(left_alone)

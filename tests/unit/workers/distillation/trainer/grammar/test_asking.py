@@ -64,7 +64,10 @@ from workers.distillation.trainer.questions import content_words
         (
             TOPIC,
             "The workers must wear helmets.",
-            {"What must the workers of Tarn Mill wear?": "helmets", "Who must wear helmets at Tarn Mill?": "The workers"},
+            {
+                "What must the workers of Tarn Mill wear?": "helmets",
+                "Who must wear helmets at Tarn Mill?": "The workers",
+            },
         ),
     ],
 )  # fmt: skip
