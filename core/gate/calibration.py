@@ -8,12 +8,13 @@
 4. The threshold by conformal risk control (Angelopoulos et al., arXiv 2208.02814): the lowest for which
    `(n · risk + 1) / (n + 1) ≤ rate`, the risk being the share of the n far negatives (unrelated questions and other
    memories') that reach it. A new one that is exchangeable with those then reaches it with probability at most `rate`.
-   Where positives lie clear above that bound, the threshold moves towards them, which only makes false activation
-   rarer.
+   That is the lowest threshold; from there it rises to where own questions and near misses are told apart best
+   (Youden's J, near misses weighing less the more a tenant allows), which only makes false activation rarer. Without
+   near misses it moves towards own questions that lie clear above.
 
-What the promise does not cover: near misses, which count in the model alone (a small base is as sure of what it made up
-about a subject as of what it learnt, so a threshold that stops them stops own questions first; docs/decisions.md);
-questions of other kinds or in another mixture than the negatives; several candidates at once (it is per candidate). It
+What the promise does not cover: near misses, for which there is no rate (a threshold that stopped nearly all of them
+would stop half of the own questions too; docs/results.md says how many pass); questions of other kinds or in another
+mixture than the negatives; several candidates at once (it is per candidate). It
 holds on average over calibrations, and nearly rather than exactly, because the final model differs a little from those
 out of fold (cross-conformal, Vovk 2015).
 """
@@ -48,6 +49,9 @@ LEAST_NEGATIVES = 8
 LEAST_TRUE_ACTIVATION = 0.5
 """A threshold above all of too few negatives, and above half of the memories' own questions, is no threshold."""
 TOWARDS_OWN = 1 / 2
+USUAL_RATE = 0.05
+LEAST_KEPT = 0.9
+"""Share of the own questions above the conformal bound that have to stay above the threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ def fit(memories: Sequence[Sequence[Sample]], rate: float) -> tuple[GateModel, R
         return PRIOR, _report(pool, len(memories), PRIOR, rate, "prior", None)
     model = fit_logistic(pool.features, pool.labels, pool.share)
     scores = _out_of_fold(pool, model)
-    cut, rule = _cut(scores[pool.labels], scores[_promised(pool)], rate)
+    bound, rule = _bound(scores[_promised(pool)], rate)
+    cut = _above(bound, scores[pool.labels], scores[pool.kinds == KINDS.index("near_miss")], rate)
     if rule == "above_all" and (scores[pool.labels] >= cut).mean() < LEAST_TRUE_ACTIVATION:
         return PRIOR, _report(pool, len(memories), PRIOR, rate, "prior", None)
     gate = _gate(model, knots(scores, pool.labels, pool.share))
@@ -161,12 +166,28 @@ def _promised(pool: _Pool) -> Flags:
     return far if far.any() else ~pool.labels
 
 
-def _cut(own: Array, negatives: Array, rate: float) -> tuple[float, Literal["conformal", "above_all"]]:
-    """The threshold in log-odds: so many negatives may reach it, and the next one just does not."""
+def _bound(negatives: Array, rate: float) -> tuple[float, Literal["conformal", "above_all"]]:
+    """The lowest threshold in log-odds: so many negatives may reach it, and the next one just does not."""
     allowed = math.floor(rate * (len(negatives) + 1) + 1e-9) - 1
     rule: Literal["conformal", "above_all"] = "conformal" if allowed >= 0 else "above_all"
-    bound = float(np.nextafter(np.sort(negatives)[::-1][max(0, allowed)], math.inf))
-    return bound + TOWARDS_OWN * max(0.0, float(np.quantile(own, 0.1)) - bound), rule
+    return float(np.nextafter(np.sort(negatives)[::-1][max(0, allowed)], math.inf)), rule
+
+
+def _above(bound: float, own: Array, near: Array, rate: float) -> float:
+    """The threshold, `bound` or above it, that keeps own questions and near misses apart best.
+
+    A near miss weighs as much as an own question up to `USUAL_RATE`, and less for who allows more.
+    """
+    if len(near) < LEAST_NEGATIVES:
+        return bound + TOWARDS_OWN * max(0.0, float(np.quantile(own, 0.1)) - bound)
+    cuts = np.array([bound, *np.unique(own[own > bound])])
+    passing = (own[None, :] >= cuts[:, None]).mean(1)
+    apart = passing - min(1.0, USUAL_RATE / rate) * (near[None, :] >= cuts[:, None]).mean(1)
+    # Own questions come first: no threshold may silence more than a tenth of those that reach the bound.
+    apart[passing < LEAST_KEPT * passing[0]] = -1.0
+    best = int(apart.argmax())
+    # Halfway down to the next own question, or to the bound: scores of new questions scatter.
+    return float(cuts[best] + cuts[max(0, best - 1)]) / 2
 
 
 def _gate(model: Logistic, steps: Knots) -> GateModel:

@@ -20,7 +20,7 @@ from core.evaluation.features_file import write_features
 from core.evaluation.figures import answer_figures, restraint_figures
 from core.evaluation.gate_figures import gate_figures
 from core.evaluation.judging import Gates
-from core.evaluation.suite import Suite
+from core.evaluation.suite import Document, Suite
 from core.retrieval.encoder import Encoder
 from core.retrieval.index import BankIndex, load_index
 from core.settings import RecipeSettings, Settings
@@ -44,13 +44,23 @@ class Distilled:
     training: Mapping[str, Mapping[str, Any]]
 
 
-def distil_here(settings: Settings, recipe: RecipeSettings, suite: Suite, directory: Path, tell: Tell) -> Distilled:
-    """Distils all documents, eight in a run. Raises `RuntimeError` where a memory can't be made."""
+def distil_here(
+    settings: Settings,
+    recipe: RecipeSettings,
+    suite: Suite,
+    directory: Path,
+    tell: Tell,
+    starts: Mapping[str, Path] | None = None,
+) -> Distilled:
+    """Distils all documents, eight in a run; each from the adapter in `starts`, if it has one there.
+
+    Raises `RuntimeError` where a memory can't be made.
+    """
     started = time.monotonic()
     distiller = Distiller(join_group())
     distiller.warm(settings.base_model, settings.base_dir, settings.encoder)
     loading = time.monotonic() - started
-    requests = [_request(document.id, document.title, document.text, directory) for document in suite.documents]
+    requests = [_request(document, directory, (starts or {}).get(document.id)) for document in suite.documents]
     seconds: dict[str, float] = {}
     training: dict[str, Mapping[str, Any]] = {}
     for start in range(0, len(requests), PACK):
@@ -103,10 +113,10 @@ def figures_of(settings: Settings, suite: Suite, made: Distilled, dump: Path | N
     return {**found, **low_high}
 
 
-def _request(document_id: str, title: str, text: str, directory: Path) -> MemoryRequest:
-    context = directory / f"{document_id}.json"
-    context.write_text(json.dumps({"kind": "text", "title": title, "text": text}))
-    return MemoryRequest(document_id, title, "text", context, directory / document_id)
+def _request(document: Document, directory: Path, start: Path | None) -> MemoryRequest:
+    context = directory / f"{document.id}.json"
+    context.write_text(json.dumps({"kind": "text", "title": document.title, "text": document.text}))
+    return MemoryRequest(document.id, document.title, "text", context, directory / document.id, start_from=start)
 
 
 class _Told(Reporter):

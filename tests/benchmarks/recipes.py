@@ -21,9 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.evaluation.suite import Suite, draw, read_suite
 from core.settings import RecipeSettings, Settings
-from tests.benchmarks.suites import DEVELOPMENT_SUITE
+from tests.benchmarks.suites import DEVELOPMENT_SUITE, chosen_of
 
 ROOT = Path(__file__).parents[2]
 SHOWN = (
@@ -47,7 +46,7 @@ def main() -> None:
     if options.one:
         _one(json.loads(options.one), options.json)
         return
-    suite = _suite(options)
+    suite = chosen_of(options.documents, options.only, options.limit)
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "tests.benchmarks.recipes", *sys.argv[1:]]),
         "documents": [document.id for document in suite.documents],
@@ -80,16 +79,6 @@ def _cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _suite(options: argparse.Namespace) -> Suite:
-    suite = read_suite(options.documents)
-    if options.only:
-        chosen = set(options.only.split(","))
-        documents = tuple(document for document in suite.documents if document.id in chosen)
-        questions = tuple(question for question in suite.questions if chosen.issuperset(question.documents))
-        return Suite(suite.name, documents, questions)
-    return draw(suite, options.limit, 0)
-
-
 def _in_process(options: argparse.Namespace, name: str, changed: dict[str, str]) -> dict[str, Any]:
     work = {
         "suite": str(options.documents),
@@ -112,7 +101,7 @@ def _one(work: dict[str, Any], result: Path) -> None:
 
     settings = Settings()
     recipe = RecipeSettings.model_validate(settings.recipe.model_dump() | work["changed"])
-    suite = _suite(argparse.Namespace(documents=Path(work["suite"]), only=work["only"], limit=work["limit"]))
+    suite = chosen_of(Path(work["suite"]), work["only"], work["limit"])
     with tempfile.TemporaryDirectory(prefix="latentbank-recipe-") as scratch:
         directory = Path(work["dump"] or scratch)
         directory.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.evaluation.suite import Suite, draw, read_suite
 from workers.distillation.trainer.contexts import chat_context
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -39,6 +40,17 @@ def documents_of(suite: Path | None, limit: int) -> list[Document]:
     return [_document(line["title"], line["text"], line["questions"], "answers") for line in lines if line.get("text")][
         :limit
     ]
+
+
+def chosen_of(path: Path, only: str | None, limit: int | None) -> Suite:
+    """The documents of a suite whose ids `only` names, with commas, or `limit` drawn with the seed 0."""
+    suite = read_suite(path)
+    if not only:
+        return draw(suite, limit, 0)
+    chosen = set(only.split(","))
+    documents = tuple(document for document in suite.documents if document.id in chosen)
+    questions = tuple(question for question in suite.questions if chosen.issuperset(question.documents))
+    return Suite(suite.name, documents, questions)
 
 
 def _examples() -> list[Document]:
