@@ -11,8 +11,9 @@ from core.errors import EmptyContext
 from core.retrieval.entries import sentences_of
 from workers.distillation.trainer.grammar.parser import is_english, load_parser
 from workers.distillation.trainer.grammar.topic import topic_of
+from workers.distillation.trainer.names import names_of
 from workers.distillation.trainer.speech import facts_of
-from workers.distillation.trainer.transcripts import is_user, names_of, transcript_of
+from workers.distillation.trainer.transcripts import is_user, transcript_of
 
 WINDOW_WORDS = 260
 OVERLAP_SENTENCES = 2

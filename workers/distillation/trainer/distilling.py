@@ -314,6 +314,7 @@ def _report(one: Prepared, trained: Trained, recipe: RecipeSettings) -> dict[str
         "pairs": len(one.studied.learn),
         "held_out": len(one.studied.held_out),
         "coverage": one.studied.coverage,
+        "questions_by_sentence": list(one.studied.by_fact),
         "steps": len(trained.losses),
         "started": "afresh" if one.fresh else "from the earlier version",
         "first_loss": round(trained.losses[0], 4),

@@ -80,8 +80,13 @@ class Study:
     near: NearMisses
     asked: int
     taught: int
-    coverage: float
-    """Share of the facts with at least one question that a user could ask."""
+    by_fact: tuple[int, ...]
+    """How many questions that a user could ask are learnt of each fact, in the order of the context."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of the facts with at least one such question."""
+        return round(sum(count > 0 for count in self.by_fact) / len(self.by_fact), 4)
 
 
 def choose(pairs: Sequence[Pair], recipe: RecipeSettings, facts: int) -> tuple[list[Pair], list[Pair]]:

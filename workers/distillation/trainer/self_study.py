@@ -51,11 +51,11 @@ def study(
     pairs = [*told, *answered]
     passed(f"{len(pairs)} questions answered")
     learn, held_out = choose(pairs, recipe, len(context.facts))
-    covered = {pair.fact for pair in learn}
+    learnt = Counter(pair.fact for pair in learn)
     learn = [*learn, *gaps(base, context, recipe, learn), *restatements(base, context)]
-    coverage = round(len(covered) / len(context.facts), 4)
     near, taught = near_misses(context, stated, recipe), sum(pair.taught for pair in pairs)
-    return Study(tuple(learn), tuple(held_out), near, len(asked), taught, coverage)
+    by_fact = tuple(learnt[fact] for fact in range(len(context.facts)))
+    return Study(tuple(learn), tuple(held_out), near, len(asked), taught, by_fact)
 
 
 def state(context: Context, recipe: RecipeSettings) -> list[Asked]:

@@ -5,17 +5,16 @@ For plain English; every other language, and whatever the parser gets wrong, is 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from spacy.language import Language
-from spacy.tokens import Doc, Token
+from spacy.tokens import Doc
 
-from workers.distillation.trainer.grammar.clauses import Clause, Element, Mentions, clauses_of, phrase
+from workers.distillation.trainer.grammar.clauses import Clause, Element, Mentions, clauses_of
+from workers.distillation.trainer.grammar.nouns import of_nouns
 from workers.distillation.trainer.grammar.people import is_human
+from workers.distillation.trainer.grammar.phrasing import Stated, about, counted, lowered
 from workers.distillation.trainer.grammar.wording import (
-    COLOURS,
     active_past,
     asking_words,
     fronted,
@@ -29,22 +28,7 @@ MOST_WORDS = 22
 """Words of an answer; what is not asked for is left out of a longer one."""
 _COST = ("weigh", "cost")
 _LAST = ("last", "take")
-_SMALL_WORDS = (
-    "the a an its his her their our my this that each every in on at to for from with by after before during if when "
-    "what who which where how of most some many all as until "
-)
-_SMALL = frozenset(_SMALL_WORDS.split())
-_NO_AMOUNT = ("attr", "nsubj", "nsubjpass", "ROOT")
 _CORE = ("object", "complement", "clause")
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """A question, the words that it asks for, and the statement that answers it and stands alone."""
-
-    question: str
-    span: str
-    answer: str
 
 
 def stated_of(sentences: Sequence[str], topic: str, parse: Language) -> list[list[Stated]]:
@@ -55,7 +39,7 @@ def stated_of(sentences: Sequence[str], topic: str, parse: Language) -> list[lis
 
 def _of_sentence(document: Doc, topic: str, mentions: Mentions) -> list[Stated]:
     found: dict[str, Stated] = {}
-    nouns = list(_of_nouns(document, topic, mentions))
+    nouns = list(of_nouns(document, topic, mentions))
     for clause in clauses_of(document, mentions):
         for stated in _of_clause(clause, topic):
             found.setdefault(stated.question.casefold(), stated)
@@ -95,10 +79,10 @@ def statement(clause: Clause, target: Element | None) -> str:
     between = [element.text for element in elements if element.before and _between(element)]
     after = [element.text for element in elements if not element.before]
     verbs = verb_group(clause) if clause.subject else clause.verb.lemma_
-    told = " ".join([subject, *(_lowered(text) for text in between), verbs, *after]).strip()
+    told = " ".join([subject, *(lowered(text) for text in between), verbs, *after]).strip()
     if clause.subject is None and clause.negated:
         told = f"do not {told}"
-    text = f"{', '.join(before)}, {_lowered(told)}" if before else told
+    text = f"{', '.join(before)}, {lowered(told)}" if before else told
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -162,8 +146,8 @@ def _question(clause: Clause, words: str, kept: Sequence[Element], behind: str, 
     subject = "you" if clause.subject is None else _named(clause, topic)
     parts = [words, front, subject, rest, *(element.text for element in kept if not element.before), behind]
     text = " ".join(part for part in parts if part)
-    text += "".join(f" {_lowered(element.text)}" for element in kept if element.before)
-    return _about(text, topic)
+    text += "".join(f" {lowered(element.text)}" for element in kept if element.before)
+    return about(text, topic)
 
 
 def _for_subject(clause: Clause, topic: str) -> Iterator[Stated]:
@@ -180,8 +164,8 @@ def _for_subject(clause: Clause, topic: str) -> Iterator[Stated]:
         if not kept:
             continue
         parts = [words, verb_group(clause), *(element.text for element in kept if not element.before)]
-        text = " ".join(parts) + "".join(f" {_lowered(element.text)}" for element in kept if element.before)
-        yield Stated(_about(text, topic), clause.subject, statement(clause, None))
+        text = " ".join(parts) + "".join(f" {lowered(element.text)}" for element in kept if element.before)
+        yield Stated(about(text, topic), clause.subject, statement(clause, None))
 
 
 def _measures(clause: Clause, topic: str) -> Iterator[Stated]:
@@ -190,19 +174,15 @@ def _measures(clause: Clause, topic: str) -> Iterator[Stated]:
         return
     front, rest = fronted(clause)
     for element in clause.elements:
-        measured = [child for child in element.head.children if child.dep_ == "npadvmod" and _counted(child)]
+        measured = [child for child in element.head.children if child.dep_ == "npadvmod" and counted(child)]
         if element.role in ("complement", "adverb") and measured:
             text = f"How {element.head.text} {front} {_named(clause, topic)} {rest}".strip()
             span = " ".join(token.text for token in measured[0].subtree)
-            yield Stated(_about(text, topic), span, statement(clause, element))
-        elif element.role == "adverb" and _counted(element.head) and not time_words(element):
+            yield Stated(about(text, topic), span, statement(clause, element))
+        elif element.role == "adverb" and counted(element.head) and not time_words(element):
             words = "How long" if clause.verb.lemma_ in _LAST else "How much"
             text = f"{words} {front} {_named(clause, topic)} {rest}".strip()
-            yield Stated(_about(text, topic), element.text, statement(clause, element))
-
-
-def _counted(head: Token) -> bool:
-    return any(child.dep_ in ("nummod", "quantmod") for child in head.children)
+            yield Stated(about(text, topic), element.text, statement(clause, element))
 
 
 def _by_whom(clause: Clause, topic: str) -> Iterator[Stated]:
@@ -219,86 +199,14 @@ def _by_whom(clause: Clause, topic: str) -> Iterator[Stated]:
             others = [e.text for e in clause.elements if e is not element and not e.before]
             for kept in ([], others):
                 text = " ".join([words, form, _named(clause, topic), *kept])
-                yield Stated(_about(text, topic), _span(element), statement(clause, element))
-
-
-def _of_nouns(document: Doc, topic: str, mentions: Mentions) -> Iterator[Stated]:
-    """What noun phrases say by themselves: names, appositions, amounts ("a capacity of 1.6 litres"), owners."""
-    for token in document:
-        if token.pos_ not in ("NOUN", "PROPN"):
-            continue
-        for child in token.children:
-            if child.dep_ == "appos" and child.pos_ in ("NOUN", "PROPN"):
-                yield from _apposition(token, child, topic, mentions)
-            elif child.dep_ == "acl" and child.lower_ in ("named", "called"):
-                name = next((c for c in child.children if c.dep_ in ("oprd", "attr", "dobj")), None)
-                if name is not None:
-                    yield from _name(phrase(token, mentions, without=[child]), phrase(name, mentions), topic)
-            elif child.dep_ == "amod" and child.lower_ in COLOURS:
-                thing = _bare(phrase(token, mentions, without=[child]))
-                told = _sentence(f"the {thing} is {child.text}")
-                yield Stated(_about(f"What colour is the {thing}", topic), child.text, told)
-            elif child.dep_ == "prep" and child.lower_ == "of" and token.pos_ == "NOUN":
-                amount = next((c for c in child.children if c.dep_ == "pobj"), None)
-                if amount is not None and _counted(amount) and not _counted(token) and token.dep_ not in _NO_AMOUNT:
-                    text = _about(f"What is the {token.text}", topic)
-                    told = phrase(amount, mentions)
-                    yield Stated(text, told, _sentence(f"the {token.text} is {told}"))
-
-
-def _apposition(token: Token, other: Token, topic: str, mentions: Mentions) -> Iterator[Stated]:
-    one, two = phrase(token, mentions, without=[other]), phrase(other, mentions)
-    if token.pos_ == "NOUN" and other.pos_ == "PROPN":
-        one, two, token, other = two, one, other, token
-    if token.pos_ != "PROPN":
-        return
-    told = _sentence(f"{one} is {two}")
-    yield Stated(_about(f"{'Who' if is_human(token) else 'What'} is {one}", topic), two, told)
-    described = two.partition(" ")[2] if two.partition(" ")[0].casefold() in ("a", "an", "the") else two
-    yield Stated(_about(f"{'Who' if is_human(token) else 'What'} is the {_bare(described)}", topic), one, told)
-
-
-def _name(thing: str, name: str, topic: str) -> Iterator[Stated]:
-    bare = _bare(thing)
-    told = _sentence(f"the name of the {bare} is {name}")
-    yield Stated(_about(f"What is the name of the {bare}", topic), name, told)
-    yield Stated(_about(f"What is the {bare} called", topic), name, _sentence(f"the {bare} is called {name}"))
-
-
-def _bare(words: str) -> str:
-    first, _, rest = words.partition(" ")
-    return rest if first.casefold() in ("a", "an", "the", "its", "his", "her", "their", "our", "my") and rest else words
+                yield Stated(about(text, topic), _span(element), statement(clause, element))
 
 
 def _named(clause: Clause, topic: str) -> str:
     assert clause.subject is not None
     subject, head = clause.subject, clause.subject_head
-    subject = _lowered(subject)
+    subject = lowered(subject)
     if head is None or head.pos_ != "NOUN":
         return subject
     whose = head.tag_ in ("NN", "NNS") and subject.startswith("the ") and " of " not in subject
     return f"{subject} of {topic}" if whose and not content_words(topic) & content_words(subject) else subject
-
-
-def _about(text: str, topic: str) -> str:
-    """The question with its subject: one that names no word of the topic is told whose it is."""
-    if content_words(topic) & content_words(text):
-        return f"{text[0].upper()}{text[1:]}?"
-    # Of the same question always the same form, of many questions many forms.
-    form = _FORMS[zlib.crc32(text.encode()) % len(_FORMS)]
-    asked = form.format(topic=topic, question=_lowered(text))
-    return f"{asked[0].upper()}{asked[1:]}?"
-
-
-_FORMS = ("{topic}: {question}", "{question} in {topic}", "{question} at {topic}", "about {topic}: {question}")
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _lowered(words: str) -> str:
-    """The first word small, unless it is a name."""
-    first, space, rest = words.partition(" ")
-    plain = len(first) == 1 or first[1:].islower()
-    return f"{first.casefold()}{space}{rest}" if plain and first.casefold() in _SMALL else words

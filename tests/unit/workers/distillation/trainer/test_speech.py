@@ -9,8 +9,9 @@ import pytest
 import spacy
 from spacy.language import Language
 
+from workers.distillation.trainer.names import names_of
 from workers.distillation.trainer.speech import facts_of
-from workers.distillation.trainer.transcripts import names_of, transcript_of
+from workers.distillation.trainer.transcripts import transcript_of
 
 _TITLE = "Chat with Rosalind Oake"
 

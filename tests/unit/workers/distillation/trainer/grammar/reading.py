@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from spacy.language import Language
 
-from workers.distillation.trainer.grammar.asking import Stated, stated_of
+from workers.distillation.trainer.grammar.asking import stated_of
+from workers.distillation.trainer.grammar.phrasing import Stated
 
 TOPIC = "Tarn Mill"
 

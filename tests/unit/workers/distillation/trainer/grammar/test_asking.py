@@ -6,7 +6,8 @@ import pytest
 from spacy.language import Language
 
 from tests.unit.workers.distillation.trainer.grammar.reading import TOPIC, read, spans
-from workers.distillation.trainer.grammar.asking import MOST_WORDS, Stated, stated_of
+from workers.distillation.trainer.grammar.asking import MOST_WORDS, stated_of
+from workers.distillation.trainer.grammar.phrasing import Stated
 from workers.distillation.trainer.questions import content_words
 
 
