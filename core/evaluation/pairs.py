@@ -9,7 +9,7 @@ from typing import Literal
 
 from core.evaluation.suite import Question
 
-PairKind = Literal["own", "near_miss", "wrong", "unrelated", "general"]
+PairKind = Literal["own", "near_miss", "wrong", "unrelated", "general", "cross"]
 NEGATIVE: tuple[PairKind, ...] = ("near_miss", "wrong", "unrelated", "general")
 
 
@@ -19,7 +19,8 @@ class Pair:
 
     `own`: the memory holds the answer. `near_miss`: the question resembles its text, which does not answer it.
     `wrong`: the memory of another document, drawn by the seed. `unrelated`: any other memory among the candidates of a
-    question of the suite's documents. `general`: an everyday question and one of its candidates.
+    question of the suite's documents. `general`: an everyday question and one of its candidates. `cross`: a question that
+    needs two documents, and any of its candidates; no figure of the gate counts it.
     """
 
     question_id: str
@@ -36,6 +37,8 @@ def pairs_of(question: Question, ranked: Sequence[str], top_k: int, drawn: str |
     ranks = {document_id: rank for rank, document_id in enumerate(ranked)}
     own = [document_id for document_id in question.documents if document_id in ranks]
     candidates = [document_id for document_id in ranked[:top_k] if document_id not in own]
+    if question.role == "cross":
+        return [Pair(question.id, document_id, "cross", ranks[document_id]) for document_id in (*own, *candidates)]
     kind: PairKind = "near_miss" if question.role == "near_miss" else "own"
     other: PairKind = "general" if question.role == "general" else "unrelated"
     wrong = [drawn] if drawn in ranks else []

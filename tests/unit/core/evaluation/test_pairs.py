@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from core.evaluation.pairs import Pair, draw_wrong, pairs_of
+from core.evaluation.pairs import NEGATIVE, Pair, draw_wrong, pairs_of
 from tests.unit.core.evaluation.examples import question
 
 RANKED = ("b", "c", "a", "d")
@@ -30,9 +30,12 @@ def test_an_everyday_question_is_judged_with_its_candidates_alone() -> None:
     assert pairs_of(everyday, RANKED, 2, None) == [Pair("q", "b", "general", 0), Pair("q", "c", "general", 1)]
 
 
-def test_a_question_of_two_documents_has_two_memories_of_its_own() -> None:
+def test_a_question_of_two_documents_is_judged_with_both_and_its_candidates_and_counts_for_no_figure() -> None:
     both = question("q", "cross", ("a", "b"))
-    assert [pair.kind for pair in pairs_of(both, RANKED, 3, None)] == ["own", "own", "unrelated"]
+    pairs = pairs_of(both, RANKED, 3, None)
+    assert [pair.document_id for pair in pairs][:2] == ["a", "b"]
+    assert {pair.kind for pair in pairs} == {"cross"}
+    assert "cross" not in NEGATIVE
 
 
 def test_a_question_whose_memory_failed_has_no_pair_of_its_own() -> None:
