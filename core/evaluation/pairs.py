@@ -19,8 +19,8 @@ class Pair:
 
     `own`: the memory holds the answer. `near_miss`: the question resembles its text, which does not answer it.
     `wrong`: the memory of another document, drawn by the seed. `unrelated`: any other memory among the candidates of a
-    question of the suite's documents. `general`: an everyday question and one of its candidates. `cross`: a question that
-    needs two documents, and any of its candidates; no figure of the gate counts it.
+    question of the suite's documents. `general`: an everyday question and one of its candidates. `cross`: a question
+    that needs two documents, and any of its candidates; no figure of the gate counts it.
     """
 
     question_id: str

@@ -22,6 +22,7 @@ from core.gate.samples import Sample, count_by_kind
 from core.retrieval.encoder import Encoder
 from core.retrieval.entries import entries_of
 from core.retrieval.index import MemoryIndex
+from core.retrieval.index import rounded as rounded_vectors
 from core.retrieval.topics import without_topic
 from core.settings import RecipeSettings
 from workers.distillation.trainer.calibrating import Judged, judged_questions, samples_of
@@ -231,8 +232,7 @@ class _Run:
         entries = entries_of(context.title, context.text, [pair.question for pair in asked])
         told = [f"{pair.question} {self.warm.base.chat.decode(pair.answer)}" for pair in asked if not pair.reworded]
         bare = [without_topic(text, context.topic) for text in (*told, *(fact.text for fact in context.facts))]
-        # In half precision, as they are published.
-        vectors = self.warm.encoder.encode([*entries, *bare]).half().float()
+        vectors = rounded_vectors(self.warm.encoder.encode([*entries, *bare]))
         known, statements = vectors[: len(entries)], vectors[len(entries) :]
         return MemoryIndex(one.memory.memory_id, context.title, tuple(entries), known, context.topic, statements)
 
