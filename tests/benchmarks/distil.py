@@ -5,7 +5,7 @@
 A round is ours (all documents in one run) and then the plain loop (one document after another), each in a process of
 its own, so that the peak of its memory is too. Self-study's questions are found once, before; the seconds of asking
 them are part of ours as they happen, and are added to the plain loop's, which answers them itself. The base is loaded
-before any clock starts. The adapters of the last round are then asked the documents' own questions, which neither side
+before any clock starts, for the plain loop as `transformers` loads it, without our packed weights. The adapters of the last round are then asked the documents' own questions, which neither side
 has seen. FILE.jsonl has a document a line: `{title, text, questions: [{q, answers: […]}]}`.
 """
 

@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.adapters.packed import PackedAdapters
 from core.adapters.peft_format import load_adapter
@@ -140,8 +142,7 @@ def ours(work: Work) -> dict[str, Any]:
 
 def plain(work: Work) -> dict[str, Any]:
     """All documents by the plain loop, one after another; with as many steps and rows as our trainer saw."""
-    base = _base(work)
-    tokenizer = base.chat.tokenizer
+    model, tokenizer = _as_users_load_it(work)
     spent = Spent()
     for i, (title, text) in enumerate(zip(work.titles, work.texts, strict=True)):
 
@@ -150,7 +151,7 @@ def plain(work: Work) -> dict[str, Any]:
 
         with spent.timed():
             recipe = plain_recipe(work, i)
-            student = distil_plainly(base.model, tokenizer, text, work.learnt[i], recipe, progress)
+            student = distil_plainly(model, tokenizer, text, work.learnt[i], recipe, progress)
             student.save_pretrained(str(work.adapter("plain", i)))
             student.unload()
     recipes = [asdict(plain_recipe(work, i)) for i in range(len(work.texts))]
@@ -204,6 +205,13 @@ class Live(Reporter):
     def progress(self, phase: Phase, progress: float, message: str, data: Mapping[str, Any] | None = None) -> None:
         super().progress(phase, progress, message, data)
         _tell(f"ours: memory {(data or {}).get('memory_id', '?')}: {phase}: {message}")
+
+
+def _as_users_load_it(work: Work) -> tuple[Any, Any]:
+    """The base by `transformers` alone: without our packed weights and attention."""
+    path = prepare(work.base, Path(work.base_dir)).path
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+    return model, AutoTokenizer.from_pretrained(path)
 
 
 def _base(work: Work) -> LoadedBase:
