@@ -1,6 +1,6 @@
 ## make demo    installs everything into .venv and runs the main job on the embedded stack; JSON=PATH writes its results
 ## make test    installs what the tests need and runs all of them
-## make bench-distill  our trainer against the plain loop, in turn; LIMIT documents, ROUNDS rounds; build/bench/distill.json
+## make bench-distill  our trainer against the plain loop, in turn; LIMIT documents (ONLY ids), ROUNDS rounds; build/bench/distill.json
 ## make check   format, lint, types, import rules, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
@@ -12,6 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JSON   ?=
 LIMIT  ?= 4
 ROUNDS ?= 1
+ONLY   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -31,7 +32,7 @@ test: $(STAMPS)/install-dev servers
 	$(BIN)/python -m pytest
 
 bench-distill: $(STAMPS)/install-dev
-	$(BIN)/python -m tests.benchmarks.distil --limit $(LIMIT) --rounds $(ROUNDS) --json build/bench/distill.json
+	$(BIN)/python -m tests.benchmarks.distil --limit $(LIMIT) $(if $(ONLY),--only $(ONLY)) --rounds $(ROUNDS) --json build/bench/distill.json
 
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .

@@ -5,8 +5,9 @@
 A round is ours (all documents in one run) and then the plain loop (one document after another), each in a process of
 its own, so that the peak of its memory is too. Self-study's questions are found once, before; the seconds of asking
 them are part of ours as they happen, and are added to the plain loop's, which answers them itself. The base is loaded
-before any clock starts, for the plain loop as `transformers` loads it, without our packed weights. The adapters of the last round are then asked the documents' own questions, which neither side
-has seen. FILE.jsonl has a document a line: `{title, text, questions: [{q, answers: […]}]}`.
+before any clock starts, for the plain loop as `transformers` loads it, without our packed weights. The adapters of the
+last round are then asked the documents' own questions, which neither side has seen. FILE.jsonl has a document a line:
+`{id, title, text, questions: [{q, answers: […]}]}`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 def main() -> None:
     options = _options()
-    documents = documents_of(options.documents, options.limit)
+    documents = documents_of(options.documents, options.limit, options.only)
     if not documents:
         raise SystemExit("There are no documents.")
     with tempfile.TemporaryDirectory(prefix="latentbank-bench-") as scratch:
@@ -146,6 +147,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.distil")
     parser.add_argument("--documents", type=Path, default=None, help="a suite; default: ours, or examples/")
     parser.add_argument("--limit", type=int, default=4, help="how many of its documents")
+    parser.add_argument("--only", default=None, help="the ids of the documents to draw on, with commas")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("build/bench/distill.json"))
     parser.add_argument("--set", action="append", default=[], help="a field of our recipe, such as steps=60")

@@ -31,15 +31,17 @@ class Document:
     questions: tuple[Question, ...]
 
 
-def documents_of(suite: Path | None, limit: int) -> list[Document]:
-    """The first `limit` documents of a suite; without one, of the development suite, or of `examples/`."""
+def documents_of(suite: Path | None, limit: int, only: str | None = None) -> list[Document]:
+    """The first `limit` documents of a suite, of those whose ids `only` names, with commas, if given.
+
+    Without a suite, of the development suite, or of `examples/`.
+    """
     path = suite or DEVELOPMENT_SUITE
     if suite is None and not path.exists():
         return _examples()[:limit]
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [_document(line["title"], line["text"], line["questions"], "answers") for line in lines if line.get("text")][
-        :limit
-    ]
+    chosen = [line for line in lines if line.get("text") and (not only or line["id"] in only.split(","))]
+    return [_document(line["title"], line["text"], line["questions"], "answers") for line in chosen[:limit]]
 
 
 def chosen_of(path: Path, only: str | None, limit: int | None) -> Suite:
