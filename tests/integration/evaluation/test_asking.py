@@ -99,7 +99,7 @@ def test_a_suite_is_asked_under_every_condition(bank: EvaluatedBank, loaded_tiny
     assert of_town["town"].pair.rank == 0
     assert of_town["town"].passes
     assert all(len(j.features) == len(NAMES) for j in judgements)
-    assert {j.pair.kind for j in judgements} == {"own", "near_miss", "wrong", "unrelated", "general"}
+    assert {j.pair.kind for j in judgements} == {"own", "near_miss", "wrong", "unrelated", "general", "cross"}
     assert not any(j.passes for j in judgements if j.pair.kind in ("general", "wrong"))
 
 

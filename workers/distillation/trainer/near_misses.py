@@ -8,7 +8,8 @@ question.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from core.retrieval.lexical import terms
 from core.settings import RecipeSettings
@@ -91,14 +92,20 @@ def near_misses(context: Context, asked: Sequence[Asked], recipe: RecipeSettings
 def _unknown(context: Context, things: Sequence[Thing], side: int) -> list[str]:
     """Properties of each thing that no sentence about it has; of each kind of property every second, by side."""
     found = []
+    naming = [{thing.text for thing in things if _names(fact.text, thing)} for fact in context.facts]
     for thing in things:
-        about = {
-            word for fact in context.facts if thing.text.removeprefix("the ") in fact.text for word in terms(fact.text)
-        }
+        at = [i for i, named in enumerate(naming) if thing.text in named]
+        # The sentence after goes on about it, when it names nothing itself: "It cost 900 crowns."
+        after = [i + 1 for i in at if i + 1 < len(naming) and not naming[i + 1]]
+        about = {word for i in (*at, *after) for word in terms(context.facts[i].text)}
         for question, words in _PROPERTIES[thing.kind][side::2]:
             if not about & set(terms(words)):
                 found.append(_of(question.format(thing.text), context.topic))
     return found
+
+
+def _names(text: str, thing: Thing) -> bool:
+    return thing.text.removeprefix("the ") in text
 
 
 def _crossed(context: Context, asked: Sequence[Asked], things: Sequence[Thing], chance: random.Random) -> list[str]:
@@ -136,12 +143,6 @@ def _of(question: str, topic: str) -> str:
     return f"{question.removesuffix('?')} ({topic})?"
 
 
-def _in_turn(sources: Sequence[Collection[str]], count: int) -> list[str]:
-    """One of each source in turn."""
-    chosen: dict[str, None] = {}
-    longest = max((len(source) for source in sources), default=0)
-    for turn in range(longest):
-        for source in sources:
-            if turn < len(source) and len(chosen) < count:
-                chosen.setdefault(list(source)[turn])
-    return list(chosen)
+def _in_turn(sources: Sequence[Sequence[str]], count: int) -> list[str]:
+    """One of each source in turn, none twice."""
+    return list(dict.fromkeys(one for turn in zip_longest(*sources) for one in turn if one is not None))[:count]

@@ -65,6 +65,12 @@ def test_what_a_sentence_tells_is_no_near_miss(told: str) -> None:
     assert told not in {*made.learn, *made.judge}
 
 
+def test_the_sentence_after_may_go_on_about_the_thing() -> None:
+    asked = {*(made := _made("Peter Jones mended the organ. It cost 900 crowns. It is loud.")).learn, *made.judge}
+    assert "How much does the organ cost (Tarn Mill)?" not in asked
+    assert "Who owns the organ (Tarn Mill)?" in asked
+
+
 def test_any_sentence_that_names_the_thing_may_tell_it() -> None:
     made = _made("The organ is loud. Visitors who pay a fee of 3 crowns may play the organ. It is never cleaned.")
     asked = {*made.learn, *made.judge}
