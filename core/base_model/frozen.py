@@ -57,7 +57,7 @@ class FrozenLinear(nn.Linear):
         return _product(gradient, self._backwards, None)
 
     def _notice_changes(self) -> None:
-        """Weights that were written to in spite of all are packed anew."""
+        """Weights that were written to in place, in spite of all, are packed anew."""
         if self.weight._version != self._of:
             self._forwards = self._backwards = None
             self._of = self.weight._version

@@ -77,6 +77,7 @@ def examine(settings: Settings) -> list[Finding]:
         _base_files,
         _base_copy,
         _encoder,
+        _parser,
         _database,
         _broker,
         _objects,
@@ -141,6 +142,12 @@ def _base_files(settings: Settings) -> Finding:
 
 def _encoder(settings: Settings) -> Finding:
     return _located("encoder", settings.encoder)
+
+
+def _parser(settings: Settings) -> Finding:
+    if not settings.recipe.parser:
+        return Finding("parser", "ok", "none: the base asks all questions")
+    return _located("parser", settings.recipe.parser)
 
 
 def _located(subject: str, reference: str) -> Finding:

@@ -12,6 +12,7 @@ from torch import Tensor
 from core.adapters.packed import PackedAdapters
 from core.engine.kv import PrefixKv
 from core.engine.rows import Rows, prefill
+from core.engine.shared_start import can_share
 
 ROW_TOKENS = 24_576
 """KV tokens that one batch may hold; 46 KB each for a 135M model."""
@@ -82,7 +83,8 @@ def write(
     noise = _noise(sampling, len(feeds), limit)
     order = sorted(range(len(feeds)), key=lambda i: (len(prefixes[i]) + len(feeds[i]), len(feeds[i])))
     written: list[Written | None] = [None] * len(feeds)
-    for batch in batches(order, [len(p) + len(f) + limit for p, f in zip(prefixes, feeds, strict=True)]):
+    copied = _copied(model, shared)
+    for batch in batches(order, [copied + len(p) + len(f) + limit for p, f in zip(prefixes, feeds, strict=True)]):
         rows = Rows(
             model,
             [prefixes[i] for i in batch],
@@ -126,10 +128,16 @@ def prefill_rests(model: Any, shared: PrefixKv, rests: Sequence[Sequence[int]]) 
     """The base's KV of each of `rests`, without that of `shared`, which comes before; in batches of like length."""
     result: list[PrefixKv | None] = [None] * len(rests)
     order = sorted(range(len(rests)), key=lambda i: len(rests[i]))
-    for batch in batches(order, [len(row) for row in rests]):
+    copied = _copied(model, shared)
+    for batch in batches(order, [copied + len(row) for row in rests]):
         for i, kv in zip(batch, prefill(model, [rests[i] for i in batch], shared), strict=True):
             result[i] = kv
     return [kv for kv in result if kv is not None]
+
+
+def _copied(model: Any, shared: PrefixKv | None) -> int:
+    """How many tokens of a shared start each row holds: none where the model can share it."""
+    return 0 if shared is None or can_share(model) else len(shared)
 
 
 def shared_start(model: Any, tokens: Sequence[Sequence[int]], leave: int) -> tuple[PrefixKv, list[list[int]]]:

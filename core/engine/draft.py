@@ -1,4 +1,4 @@
-"""Drafts: the first answer tokens under each candidate and under the base, in one batch over shared prefixes."""
+"""Drafts: the first answer tokens under each candidate, in one batch over shared prefixes; the base then reads them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def entries_of(title: str, text: str, questions: Sequence[str]) -> list[str]:
 
 def sentences_of(text: str) -> list[str]:
     """The sentences of `text` in order; a line break that a sentence runs across is no boundary, a heading is."""
-    return [piece for line in _lines(text) for sentence in _split(line) for piece in _windows(sentence.split())]
+    pieces = [piece for line in _lines(text) for sentence in _split(line) for piece in _windows(sentence.split())]
+    return [piece for piece in pieces if piece]
 
 
 def _lines(text: str) -> list[str]:

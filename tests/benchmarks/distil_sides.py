@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,9 @@ def studied(work: Work) -> dict[str, Any]:
 
         context = text_context(title, text, work.settings.parser)
         pairs = study(base, rewording, context, work.settings, Ranks(), passed).learn
-        learnt.append(list(dict.fromkeys(pair.question for pair in pairs)))
+        # Sentences with gaps, and words exchanged, are for our targets; who writes the plain loop has plain questions.
+        plain = [pair.question for pair in pairs if not (pair.gap or pair.reworded)]
+        learnt.append(list(dict.fromkeys(plain)))
         _tell(f"questions: {title}: {len(learnt[-1])} to learn, asked in {spent.seconds[-1]:.1f} s")
     return {"learnt": learnt, **asdict(spent)}
 
@@ -159,8 +161,10 @@ def plain(work: Work) -> dict[str, Any]:
 
 
 def plain_recipe(work: Work, i: int) -> PlainRecipe:
+    """As many rows as our trainer saw, in larger steps, which suit a loop that trains one memory at a time."""
     settings = work.settings
-    return PlainRecipe(work.steps[i], settings.batch_rows, answer_tokens=settings.answer_tokens, seed=settings.seed)
+    plain = PlainRecipe(0, answer_tokens=settings.answer_tokens, seed=settings.seed)
+    return replace(plain, steps=max(1, round(work.steps[i] * settings.batch_rows / plain.rows)))
 
 
 def answered(work: Work) -> dict[str, Any]:

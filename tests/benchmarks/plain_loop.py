@@ -23,7 +23,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 @dataclass(frozen=True, slots=True)
 class PlainRecipe:
-    """What a user would set; `steps` and `rows` come from our run, so that both see as many rows."""
+    """What a user would set; `steps` comes from our run, so that both see as many rows."""
 
     steps: int
     rows: int = 8

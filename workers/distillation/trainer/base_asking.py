@@ -35,6 +35,19 @@ def ask(
     if not targets:
         return []
     mine = ranks.share(list(enumerate(targets)))
+    texts = _asked(base, context, mine, recipe) if mine else []
+    return [
+        Asked(question, fact, span.text)
+        for (fact, span), raw in zip(targets, ranks.collect(texts), strict=True)
+        for question in map(clean_question, raw)
+        if question and keeps_names(question, f"{context.title} {context.text}")
+    ]
+
+
+def _asked(
+    base: LoadedBase, context: Context, mine: Sequence[tuple[int, tuple[int, Span]]], recipe: RecipeSettings
+) -> list[list[str]]:
+    """What the base asks for each of these numbered spans, a question a stem, as it wrote them."""
     prompts = [_question_prompt(base, context, context.facts[i], span) for _, (i, span) in mine]
     # The header's last token is fed with the stem, so that a row without a stem has something to feed.
     beginnings = [[*prompt.prefix, *prompt.activation[:-1]] for prompt in prompts]
@@ -61,13 +74,7 @@ def ask(
         if feeds
         else ()
     )
-    texts = [[stem + base.chat.decode(next(written).tokens) for stem in row] for row in stems]
-    return [
-        Asked(question, fact, span.text)
-        for (fact, span), raw in zip(targets, ranks.collect(texts), strict=True)
-        for question in map(clean_question, raw)
-        if question and keeps_names(question, f"{context.title} {context.text}")
-    ]
+    return [[stem + base.chat.decode(next(written).tokens) for stem in row] for row in stems]
 
 
 def _question_tokens(base: LoadedBase, context: Context, targets: Sequence[tuple[int, Span]]) -> list[Tensor]:

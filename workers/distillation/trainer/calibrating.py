@@ -14,7 +14,7 @@ from core.gate.grounding import grounding
 from core.gate.samples import Kind, Sample
 from core.retrieval.index import MemoryIndex, retrieval_signals
 from workers.distillation.trainer.contexts import Context
-from workers.distillation.trainer.off_topic import JUDGE, about_strangers
+from workers.distillation.trainer.off_topic import about_strangers, everyday
 from workers.distillation.trainer.pairs import Study
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.warm import Warm
@@ -45,7 +45,7 @@ def judged_questions(context: Context, study: Study, others: Sequence[str]) -> d
     return {
         "own": tuple(pair.question for pair in (*study.held_out, *lent)),
         "near_miss": (*study.near.judge, *strangers),
-        "unrelated": JUDGE,
+        "unrelated": everyday(context.topic),
         "wrong_adapter": tuple(others[:OF_OTHERS]),
     }
 

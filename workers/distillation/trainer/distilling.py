@@ -131,19 +131,18 @@ class _Run:
         for i in left:
             with self._boundary(prepared[i].memory):
                 weights[i] = _whole(rounded(trained[i].weights))
-        left = list(weights)
-        questions = {
-            i: judged_questions(one.context, one.studied, _of_others(prepared, i))
-            for i, one in enumerate(prepared)
-            if i in left
-        }
-        indexes = {i: self._index(prepared[i], questions[i]["own"]) for i in left}
+        judged = {}
+        for i in weights:
+            with self._boundary(prepared[i].memory):
+                one = prepared[i]
+                questions = judged_questions(one.context, one.studied, _of_others(prepared, i))
+                judged[i] = Judged(self._index(one, questions["own"]), questions)
+        left = list(judged)
         with self.shared.timed("calibrating"):
-            judged = {i: Judged(indexes[i], questions[i]) for i in left}
             samples = self._judge(prepared, weights, judged)
         for i in left:
             with self._boundary(prepared[i].memory):
-                self._export(prepared[i], trained[i], weights[i], samples[i], indexes[i])
+                self._export(prepared[i], trained[i], weights[i], samples[i], judged[i].index)
         return [self.outcomes[memory.memory_id] for memory in self.request.memories]
 
     def _prepare(self, memory: MemoryRequest) -> Prepared:
@@ -226,11 +225,13 @@ class _Run:
         return {i: found[i + 1] for i in weights}
 
     def _index(self, one: Prepared, positives: Collection[str]) -> MemoryIndex:
-        """Without the gate's positives: a question that finds itself would make retrieval look better than it is."""
-        context, learn = one.context, [pair for pair in one.studied.learn if not pair.gap]
+        """Without the gate's positives: a question that finds itself would make retrieval look better than it is; and
+        without questions in other words, which may be no English.
+        """
+        context, learn = one.context, [pair for pair in one.studied.learn if not (pair.gap or pair.reworded)]
         asked = [pair for pair in learn if pair.question not in positives]
         entries = entries_of(context.title, context.text, [pair.question for pair in asked])
-        told = [f"{pair.question} {self.warm.base.chat.decode(pair.answer)}" for pair in asked if not pair.reworded]
+        told = [f"{pair.question} {self.warm.base.chat.decode(pair.answer)}" for pair in asked]
         bare = [without_topic(text, context.topic) for text in (*told, *(fact.text for fact in context.facts))]
         vectors = rounded_vectors(self.warm.encoder.encode([*entries, *bare]))
         known, statements = vectors[: len(entries)], vectors[len(entries) :]

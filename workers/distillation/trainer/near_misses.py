@@ -1,7 +1,7 @@
 """Questions of a context's own matters that its text does not answer: what a memory must leave alone, and a gate stop.
 
-Two kinds. Something that the text speaks of is asked for a property that no sentence about it has; and a question that
-the text answers is asked of another thing in it. What is learnt and what judges share no kind of property and no
+Two kinds. Something that the text speaks of is asked for a property that no sentence has; and a question that the text
+answers is asked of another thing in it. What is learnt and what judges share no kind of property and no
 question.
 """
 
@@ -41,6 +41,18 @@ _PROPERTIES: dict[Kind, tuple[tuple[str, str], ...]] = {
         ("What is {} afraid of?", "afraid fear"),
         ("Which prize did {} win?", "prize win won award medal"),
     ),
+    "name": (
+        ("How much does {} cost?", "cost price pay paid pound dollar euro crown fee ticket"),
+        ("Who designed {}?", "design designed architect drew made built"),
+        ("Who owns {}?", "own owns owner belong belongs bought"),
+        ("Who paid for {}?", "paid pay fund funded money cost bought sponsor"),
+        ("How many people visit {} each year?", "visit visitor people guest tourist"),
+        ("What was {} called before?", "called named name formerly renamed"),
+        ("Who looks after {}?", "look care keep keeps keeper run runs responsible manager"),
+        ("What happened to {} last year?", "year last happened"),
+        ("Where did {} get its name?", "name named called after"),
+        ("What is the motto of {}?", "motto slogan"),
+    ),
     "thing": (
         ("How much does {} cost?", "cost price pay paid pound dollar euro crown fee ticket"),
         ("Who designed {}?", "design designed architect drew made built"),
@@ -68,7 +80,8 @@ _PROPERTIES: dict[Kind, tuple[tuple[str, str], ...]] = {
         ("What does {} sound like?", "sound noise whistle music loud"),
     ),
 }
-"""Properties to ask for; each with words of which none may stand in a sentence about the thing, or it may be told."""
+"""Properties to ask for; each with words of which none may stand in the text, or it may be told. Of each kind every
+second is for one use."""
 
 
 def near_misses(context: Context, asked: Sequence[Asked], recipe: RecipeSettings) -> NearMisses:
@@ -90,22 +103,13 @@ def near_misses(context: Context, asked: Sequence[Asked], recipe: RecipeSettings
 
 
 def _unknown(context: Context, things: Sequence[Thing], side: int) -> list[str]:
-    """Properties of each thing that no sentence about it has; of each kind of property every second, by side."""
-    found = []
-    naming = [{thing.text for thing in things if _names(fact.text, thing)} for fact in context.facts]
-    for thing in things:
-        at = [i for i, named in enumerate(naming) if thing.text in named]
-        # The sentence after goes on about it, when it names nothing itself: "It cost 900 crowns."
-        after = [i + 1 for i in at if i + 1 < len(naming) and not naming[i + 1]]
-        about = {word for i in (*at, *after) for word in terms(context.facts[i].text)}
-        for question, words in _PROPERTIES[thing.kind][side::2]:
-            if not about & set(terms(words)):
-                found.append(_of(question.format(thing.text), context.topic))
-    return found
-
-
-def _names(text: str, thing: Thing) -> bool:
-    return thing.text.removeprefix("the ") in text
+    """Properties of each thing that no sentence has, whatever it is about: a thing may go by another name there."""
+    told = set(terms(context.text))
+    unknown = {
+        kind: [question for question, words in properties[side::2] if not told & set(terms(words))]
+        for kind, properties in _PROPERTIES.items()
+    }
+    return [_of(question.format(thing.text), context.topic) for thing in things for question in unknown[thing.kind]]
 
 
 def _crossed(context: Context, asked: Sequence[Asked], things: Sequence[Thing], chance: random.Random) -> list[str]:
@@ -127,7 +131,8 @@ def _crossed(context: Context, asked: Sequence[Asked], things: Sequence[Thing], 
 
 def _strangers(own: Thing, other: Thing, context: Context, item: Asked) -> bool:
     fact = context.facts[item.fact].text.casefold()
-    alike = own.kind == other.kind and own.named == other.named
+    # "The kettle" may be "the electric kettle".
+    alike = own.kind == other.kind and own.named == other.named and own.text.split()[-1] != other.text.split()[-1]
     name = other.text.casefold().removeprefix("the ")
     return alike and name not in fact and name not in item.question.casefold() and name not in context.topic.casefold()
 

@@ -5,10 +5,13 @@ The two halves never mix: one is trained on, the other judges the gate.
 
 from __future__ import annotations
 
+import random
+import re
+
 from workers.distillation.trainer.questions import content_words
 
 LEARN = (
-    "What is the capital of Germany?",
+    "Which river flows through Cairo?",
     "Who painted the Mona Lisa?",
     "How do I boil an egg?",
     "Write a short poem about rain.",
@@ -36,18 +39,30 @@ LEARN = (
 )
 
 JUDGE = (
-    "What is the largest ocean?",
-    "Who wrote Hamlet?",
-    "What is the boiling point of water?",
+    "Who wrote Moby-Dick?",
     "Who invented the telephone?",
-    "What language is spoken in Brazil?",
-    "How many hours are in a day?",
-    "What is the fastest land animal?",
     "Explain gravity in one sentence.",
     "What should I cook for dinner tonight?",
     "Hello, how are you?",
     "What is the square root of 81?",
     "Which planet is closest to the sun?",
+    "How long does it take to hard-boil an egg?",
+    "What is the currency of Sweden?",
+    "Who was Napoleon Bonaparte?",
+    "Why do leaves change colour?",
+    "What is the difference between a virus and a bacterium?",
+    "How do I tie a tie?",
+    "Give me three names for a parrot.",
+    "What is the longest river in Africa?",
+    "When did people first walk on the moon?",
+    "How many strings does a violin have?",
+    "What does DNA stand for?",
+    "Which country is shaped like a boot?",
+    "Write a short thank-you note to a colleague.",
+    "How does a refrigerator work?",
+    "What is 15 percent of 200?",
+    "Who composed the Moonlight Sonata?",
+    "What is a good way to learn a language?",
     "Who leads the Falcon project?",
     "What is the model number of the Drift heater?",
     "How many people live in Oakmere?",
@@ -56,7 +71,25 @@ JUDGE = (
     "Which university does Tomas Reyle teach at?",
     "What colour is the flag of the Harbour Club?",
     "How much does the Lumen backpack weigh?",
+    "Who founded the Sable Street bakery?",
+    "What is the deadline for the Orrin Prize?",
+    "Where are the keys of the Pinefield depot kept?",
+    "How old is the bridge at Castor Ferry?",
+    "What is my neighbour Aldous allergic to?",
+    "Which floor is the Veska office on?",
+    "How often is the Marlow filter replaced?",
+    "Who won the Tern Island race?",
+    "What is the password policy of Quill Systems?",
+    "When was the Ostrey lighthouse repaired?",
+    "What did Professor Ines Corda discover?",
+    "How many seats does the Bramble Theatre have?",
+    "What is served at the Juniper feast?",
+    "Which bus goes to Fallow End?",
+    "What is the fine for late books at Dunmere College?",
+    "Who repairs the clocks of Saint Orla?",
 )
+"""Each memory is judged by `JUDGED` of them, drawn by what it is about: a bank's gate then rests on all of them."""
+JUDGED = 20
 
 SAME_SUBJECT = (
     "Who is the lawyer of {title}?",
@@ -76,6 +109,11 @@ SAME_SUBJECT = (
 STRANGERS = ("Oakmere", "the Kestrel service", "Tomas Reyle", "the Lumen backpack", "the Harbour Club", "Valdora")
 
 
+def everyday(topic: str) -> tuple[str, ...]:
+    """The questions for nobody that judge the memory of this topic."""
+    return tuple(random.Random(topic).sample(JUDGE, JUDGED))
+
+
 def unanswerable(title: str, text: str) -> list[str]:
     """Questions about the same subject whose matter does not occur in `text`."""
     known = content_words(text)
@@ -88,5 +126,8 @@ def unanswerable(title: str, text: str) -> list[str]:
 
 def about_strangers(questions: list[str], title: str) -> list[str]:
     """The same questions with another subject in place of the title, where they name it."""
-    naming = [question for question in questions if title in question]
-    return [question.replace(title, STRANGERS[i % len(STRANGERS)]) for i, question in enumerate(naming)]
+    if not content_words(title):
+        return []
+    subject = re.compile(rf"(?<!\w){re.escape(title)}(?!\w)")
+    naming = [question for question in questions if subject.search(question)]
+    return [subject.sub(STRANGERS[i % len(STRANGERS)], question) for i, question in enumerate(naming)]

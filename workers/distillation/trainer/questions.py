@@ -117,25 +117,10 @@ def _bare_forms(word: str) -> list[str]:
     if not word.islower():
         return []
     forms = []
-    for ending, put in (
-        ("ies", "y"),
-        ("es", ""),
-        ("s", ""),
-        ("ied", "y"),
-        ("ed", ""),
-        ("d", ""),
-        ("ing", ""),
-        ("ing", "e"),
-    ):
+    for ending, put in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) > 1:
             forms.append(word.removesuffix(ending) + put)
     return forms
-
-
-def names_subject(question: str, title: str) -> bool:
-    """Whether the question mentions a word of the title."""
-    subject = content_words(title)
-    return not subject or bool(subject & content_words(question))
 
 
 def grounded(question: str, answer: str, source: str) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from core.retrieval.lexical import stem
+from workers.distillation.trainer.contrasts import contrast
 from workers.distillation.trainer.questions import FUNCTION_WORDS, QUESTION_WORDS, words_of
 
 LEAST_ALIKE = 0.42
@@ -45,30 +46,38 @@ class Rewording:
 
     def alike(self, word: str) -> list[str]:
         """Up to `MOST_ALIKE` other words that are used alike, the most alike first; none for a rare word."""
+        if word not in self._at:
+            return []
         if word not in self._known:
             self._known[word] = self._find(word)
         return self._known[word]
 
-    def reworded(self, question: str, keep: Collection[str], chance: random.Random) -> str | None:
-        """The question with one or two words exchanged, none of `keep` (in lower case); `None` where none can be."""
+    def reworded(
+        self, question: str, keep: Collection[str], told: Collection[str], chance: random.Random
+    ) -> str | None:
+        """The question with one or two words exchanged; `None` where none can be.
+
+        None of the words `keep` goes, and none of `told`, the stems of the context's words, comes in: what the text
+        calls otherwise is something else.
+        """
         parts = question.split(" ")
-        can = [at for at, part in enumerate(parts) if self._may_go(part, keep)]
+        choices = {at: self._others(part, keep, told) for at, part in enumerate(parts)}
+        can = [at for at, others in choices.items() if others]
         if not can:
             return None
         for at in chance.sample(can, min(len(can), chance.randint(1, EXCHANGED))):
             word = parts[at].rstrip("?,.:;")
-            parts[at] = chance.choice(self.alike(word)) + parts[at][len(word) :]
+            parts[at] = chance.choice(choices[at]) + parts[at][len(word) :]
         return " ".join(parts)
 
-    def _may_go(self, part: str, keep: Collection[str]) -> bool:
+    def _others(self, part: str, keep: Collection[str], told: Collection[str]) -> list[str]:
         word = part.rstrip("?,.:;")
-        return word.isalpha() and word.islower() and word not in _FIXED and word not in keep and bool(self.alike(word))
+        if not (word.isalpha() and word.islower()) or word in _FIXED or word in keep:
+            return []
+        return [other for other in self.alike(word) if stem(other) not in told]
 
     def _find(self, word: str) -> list[str]:
-        at = self._at.get(word)
-        if at is None:
-            return []
-        cosines = self._vectors @ self._vectors[at]
+        cosines = self._vectors @ self._vectors[self._at[word]]
         best = cosines.topk(min(2 * MOST_ALIKE + 1, len(self._words)))
         near = [
             self._words[other]
@@ -79,10 +88,10 @@ class Rewording:
 
 
 def _is_another(candidate: str, word: str) -> bool:
-    """Whether it is a word of its own: no form or fragment of `word`, no function word, no half of "isn't"."""
+    """Whether it may mean the same: no form or fragment of `word`, no function word, no opposite or sibling."""
     if candidate in _FIXED or _HALF.search(candidate) or len(candidate) < 4:
         return False
-    return stem(candidate) != stem(word) and not word.startswith(candidate)
+    return stem(candidate) != stem(word) and not word.startswith(candidate) and not contrast(candidate, word)
 
 
 def topic_words(topic: str) -> frozenset[str]:

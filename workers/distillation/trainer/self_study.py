@@ -18,6 +18,7 @@ from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
 from core.engine.decoding import Written, hard_of, shared_start, write
 from core.engine.kv import PrefixKv
+from core.retrieval.lexical import stem
 from core.settings import RecipeSettings
 from workers.distillation.trainer.base_asking import ask
 from workers.distillation.trainer.contexts import Context
@@ -25,7 +26,7 @@ from workers.distillation.trainer.grammar.asking import stated_of
 from workers.distillation.trainer.grammar.parser import is_english, load_parser
 from workers.distillation.trainer.near_misses import near_misses
 from workers.distillation.trainer.pairs import Asked, Pair, Study, choose
-from workers.distillation.trainer.questions import RESTATEMENTS, content_words, distinct, grounded
+from workers.distillation.trainer.questions import RESTATEMENTS, content_words, distinct, grounded, words_of
 from workers.distillation.trainer.ranks import Ranks
 from workers.distillation.trainer.rewording import Rewording, topic_words
 from workers.distillation.trainer.spans import gap_question, spans_of, up_to
@@ -119,7 +120,8 @@ def reword(rewording: Rewording, context: Context, stated: Sequence[Asked], reci
     if not recipe.reworded:
         return []
     chance, keep = random.Random(recipe.seed), topic_words(context.topic)
-    made = [(item, rewording.reworded(item.question, keep, chance)) for item in stated]
+    told = frozenset(map(stem, words_of(f"{context.title} {context.text}")))
+    made = [(item, rewording.reworded(item.question, keep, told, chance)) for item in stated]
     return [replace(item, question=question, reworded=True) for item, question in made if question is not None]
 
 

@@ -33,7 +33,26 @@ _ROLES: dict[str, Role] = {
 }
 _SUBJECTS = ("nsubj", "nsubjpass", "expl", "csubj")
 _FINITE = ("VBZ", "VBD", "VBP", "MD")
-_HEADS = ("ROOT", "conj", "relcl", "ccomp", "advcl", "parataxis")
+_HEADS = ("ROOT", "conj", "relcl", "parataxis")
+_ASSERTING = (
+    "say",
+    "show",
+    "report",
+    "confirm",
+    "find",
+    "note",
+    "state",
+    "announce",
+    "reveal",
+    "explain",
+    "know",
+    "record",
+)
+"""Verbs whose "that" clause is told as true; what is denied, hoped or doubted is not."""
+_GIVEN_MARKS = ("because", "although", "though", "while", "whereas", "since", "as")
+"""What begins a clause that is told as true beside the main one; "if" and "unless" do not."""
+_UNDERMINING = ("neither", "nor", "hardly", "scarcely", "barely", "seldom", "rarely")
+"""Words that turn a clause into its opposite without being its verb's "not"."""
 _THIRD = {"he": "person", "she": "person", "him": "person", "it": "thing", "they": "many", "them": "many"}
 _POSSESSIVE = {"his": "person", "her": "person", "its": "thing", "their": "many"}
 _KINDS = _THIRD | _POSSESSIVE
@@ -146,8 +165,25 @@ def _clausal(head: Token) -> Iterator[Token]:
             yield token
 
 
+def _is_told(head: Token) -> bool:
+    """Whether the text holds the clause for true as its words stand."""
+    near = (token for token in head.subtree if token in (head, token.head) or head in (token.head, token.head.head))
+    if any(_undermines(token) for token in near):
+        return False
+    if head.dep_ == "ccomp":
+        return head.head.lemma_ in _ASSERTING and not _negated(head.head) and _is_told(head.head)
+    if head.dep_ == "advcl":
+        return any(child.dep_ == "mark" and child.lower_ in _GIVEN_MARKS for child in head.children)
+    return head.dep_ in _HEADS
+
+
+def _undermines(token: Token) -> bool:
+    no_longer = token.lower_ == "longer" and any(child.lower_ == "no" for child in token.children)
+    return no_longer or token.lower_ in _UNDERMINING
+
+
 def _clause(head: Token, mentions: Mentions) -> Clause | None:
-    if head.dep_ not in _HEADS:
+    if not _is_told(head):
         return None
     lead = _lead(head)
     auxiliaries = [child for child in head.children if child.dep_ in ("aux", "auxpass")]
@@ -167,7 +203,8 @@ def _clause(head: Token, mentions: Mentions) -> Clause | None:
 
 def _participle(head: Token, mentions: Mentions) -> Clause | None:
     """ "a notebook kept by an innkeeper": what was done to the noun."""
-    if head.tag_ != "VBN" or head.head.pos_ not in ("NOUN", "PROPN"):
+    undermined = any(_undermines(token) for token in (*head.lefts, *head.head.lefts))
+    if head.tag_ != "VBN" or head.head.pos_ not in ("NOUN", "PROPN") or undermined:
         return None
     elements = _elements(head, mentions)
     if not elements or head.lower_ in ("called", "named"):
@@ -189,7 +226,7 @@ def _subject(head: Token, mentions: Mentions) -> tuple[str, Token] | None:
     for child in head.children:
         if child.dep_ not in _SUBJECTS:
             continue
-        if child.dep_ in ("expl", "csubj") or (child.lower_ in ("there", "this", "that") and child.dep_ == "expl"):
+        if child.dep_ in ("expl", "csubj"):
             return None
         noun = head.head
         if child.tag_ in ("WDT", "WP"):
@@ -284,6 +321,8 @@ def _joined(tokens: Sequence[Token]) -> str:
     tokens = [
         t for at, t in enumerate(tokens) if not (t.is_punct and at and tokens[at - 1].i != t.i - 1 and t.text in ",;:")
     ]
+    if not tokens:
+        return ""
     text = ""
     for token, following in zip(tokens, [*tokens[1:], None], strict=True):
         text += token.text

@@ -40,6 +40,8 @@ def of_nouns(document: Doc, topic: str, mentions: Mentions) -> Iterator[Stated]:
 
 def _apposition(token: Token, other: Token, topic: str, mentions: Mentions) -> Iterator[Stated]:
     one, two = phrase(token, mentions, without=[other]), phrase(other, mentions)
+    if two.casefold().startswith("not ") or other.doc[other.left_edge.i - 1].lower_ == "not":
+        return
     if token.pos_ == "NOUN" and other.pos_ == "PROPN":
         one, two, token, other = two, one, other, token
     if token.pos_ != "PROPN":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -11,10 +12,23 @@ from spacy.language import Language
 from core.base_model.reference import locate
 from core.errors import SetupError
 
-_COMMON_WORDS = "the of and to in is was are were a an for with that it on as by at from be has have this"
-_COMMON = frozenset(_COMMON_WORDS.split())
-LEAST_COMMON = 0.12
-"""Share of English text that consists of its commonest words, at the least."""
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_ENGLISH_WORDS = (
+    "the and to of that it with you your not this but be are were have has had from they their she his her him its my "
+    "our us i'm i've i'll it's don't does did can could will would should must which who what when where how if "
+    "there than then these those some any every each about into out up down after before because by please"
+)
+_ENGLISH = frozenset(_ENGLISH_WORDS.split())
+"""Common words of English that other languages hardly write alike."""
+_FOREIGN_WORDS = (
+    "de het een van en niet dat ik je zijn voor met er aan zich ook maar og det den til som på han af ikke jeg "
+    "med av att och är inte der und das ist nicht ein eine zu dem mit auf sich es wird le la les des et est une "
+    "dans que pour qui du au pas ne sur el los las una por con del su il che di non sono como os um uma não "
+    "nie 'n vir sy na do w z się jest"
+)
+_FOREIGN = frozenset(_FOREIGN_WORDS.split())
+LEAST_COMMON = 0.08
+"""Share of English text that consists of those common words, at the least."""
 
 
 @cache
@@ -29,5 +43,6 @@ def load_parser(reference: str) -> Language:
 
 def is_english(text: str) -> bool:
     """Whether the grammar's rules are for this text; short texts get the benefit of the doubt."""
-    words = text.casefold().split()
-    return len(words) < 8 or sum(word in _COMMON for word in words) >= LEAST_COMMON * len(words)
+    words = [word.replace("’", "'") for word in _WORD.findall(text.casefold())]
+    english, foreign = (sum(word in common for word in words) for common in (_ENGLISH, _FOREIGN))
+    return english >= foreign and (len(words) < 8 or english >= LEAST_COMMON * len(words))

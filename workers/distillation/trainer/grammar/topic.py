@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from workers.distillation.trainer.questions import FUNCTION_WORDS
 
 _PART = re.compile(r"\s*[:|–—(),;]\s*|\s+-\s+")
 _WORD = re.compile(r"\S+")
+MOST_WORDS = 8
 
 
 def topic_of(title: str, text: str) -> str:
@@ -24,21 +26,36 @@ def topic_of(title: str, text: str) -> str:
         found = [" ".join(run) for run in runs if _names(run, named) and f" {_plain(' '.join(run))} " in said]
         if found:
             return _with_article(max(found, key=len), said)
-    return parts[0] if parts else title.strip()
+    return _shortened(max(parts, key=lambda part: _told(part, said)) if parts else title.strip())
 
 
 def names_in(text: str) -> set[str]:
-    """The words that `text` writes with a capital or a digit wherever it writes them."""
+    """The words that `text` writes with a capital or a digit more often than not."""
     words = [word.strip("\"'“”‘’()[].,;:!?").removesuffix("'s").removesuffix("’s") for word in text.split()]
-    small = {word for word in words if word.islower()}
-    return {word for word in words if word and not word.islower() and word.casefold() not in small}
+    small = Counter(word for word in words if word.islower())
+    other = Counter(word for word in words if word and not word.islower())
+    return {word for word, count in other.items() if count > small[word.casefold()]}
 
 
 def _names(run: list[str], named: set[str]) -> bool:
     """Whether the run begins and ends with words of its own, one of which the text uses as a name."""
     if run[-1].casefold() in FUNCTION_WORDS or run[0].casefold() in FUNCTION_WORDS - {"the"}:
         return False
-    return any(word in named and word.casefold() not in FUNCTION_WORDS for word in run)
+    said = [word for word in run if any(char.isalpha() for char in word)]
+    return bool(said) and any(word in named and word.casefold() not in FUNCTION_WORDS for word in run)
+
+
+def _told(part: str, said: str) -> int:
+    """How many of the part's words the text has."""
+    return sum(f" {word} " in said for word in _plain(part).split() if word not in FUNCTION_WORDS)
+
+
+def _shortened(topic: str) -> str:
+    """No question could name a subject of twenty words."""
+    words = topic.split()[:MOST_WORDS]
+    while len(words) > 1 and words[-1].casefold() in FUNCTION_WORDS:
+        words.pop()
+    return " ".join(words)
 
 
 def _with_article(name: str, said: str) -> str:

@@ -27,7 +27,10 @@ COLOURS = _words(
 )
 
 _YEAR = re.compile(r"^(?:the year )?(?:1\d|20)\d\d$")
-_CLOCK = re.compile(r"\b\d{1,2}[:.]\d\d\b|\b(?:noon|midnight|o'clock|am|pm)\b")
+_CLOCK = re.compile(
+    r"\b\d{1,2}:\d\d\b|\b\d{1,2}(?:\.\d\d)? ?[ap]\.?m\b|\b(?:at|by|until|till|from|after|before) \d{1,2}\.\d\d$"
+    r"|\b(?:noon|midnight|o'clock)\b"
+)
 _MONEY = re.compile(r"[£$€]|\b(?:pounds?|dollars?|euros?|crowns?|cents?|pence|francs?|yen|shillings?|marks?)\b")
 _UNITS = _words(
     "gram kilogram kilo tonne ton ounce pound litre liter millilitre gallon cup spoon spoonful teaspoon "
@@ -126,7 +129,7 @@ def time_words(element: Element) -> list[str]:
         return ["How long", "For how long"]
     if counted and element.preposition.casefold() in ("within", "in"):
         return ["How soon", "Within what time"]
-    if _CLOCK.search(bare):
+    if _CLOCK.search(text.casefold()) and not _MONEY.search(text):
         return ["At what time", "When"]
     words = set(re.findall(r"[a-z]+", bare))
     if words & _DAYS:

@@ -41,14 +41,15 @@ def _crossed(text: str, *asked: Asked) -> set[str]:
     return {*with_.learn, *with_.judge} - {*without.learn, *without.judge}
 
 
-def test_a_thing_is_asked_for_properties_that_no_sentence_about_it_has() -> None:
+def test_a_thing_is_asked_for_properties_that_no_sentence_has() -> None:
     made = _made()
     both = {*made.learn, *made.judge}
     assert "Who owns the organ (Tarn Mill)?" in made.learn
-    assert "How wide is the bell (Tarn Mill)?" in made.judge
+    assert "What colour is the bell (Tarn Mill)?" in made.judge
     assert "How old is Peter Jones (Tarn Mill)?" in made.learn
     assert "Which car does Peter Jones drive (Tarn Mill)?" in made.judge
-    assert "How much does the bell cost (Tarn Mill)?" in both
+    # Who knows whether "the organ", which cost 900 crowns, is not another name of the bell?
+    assert "How much does the bell cost (Tarn Mill)?" not in both
 
 
 @pytest.mark.parametrize(
@@ -65,10 +66,11 @@ def test_what_a_sentence_tells_is_no_near_miss(told: str) -> None:
     assert told not in {*made.learn, *made.judge}
 
 
-def test_the_sentence_after_may_go_on_about_the_thing() -> None:
-    asked = {*(made := _made("Peter Jones mended the organ. It cost 900 crowns. It is loud.")).learn, *made.judge}
-    assert "How much does the organ cost (Tarn Mill)?" not in asked
-    assert "Who owns the organ (Tarn Mill)?" in asked
+def test_a_thing_may_go_by_another_name() -> None:
+    made = _made("The Brindle K40 is an electric kettle. The kettle costs 40 pounds. It was designed by Mara Voss.")
+    asked = {*made.learn, *made.judge}
+    assert not any("cost" in question or "designed" in question for question in asked if "K40 (" in question)
+    assert not any("electric kettle" in question and "cost" in question for question in asked)
 
 
 def test_any_sentence_that_names_the_thing_may_tell_it() -> None:

@@ -8,12 +8,12 @@ from workers.distillation.trainer.grammar.things import Thing, things_of
 
 def test_names_and_nouns_with_an_article_are_things(parse: Language) -> None:
     assert things_of(["Peter Jones rang the bell in 1702."], parse) == [
-        Thing("Peter Jones", "person", 0, named=True),
-        Thing("the bell", "thing", 0, named=False),
+        Thing("Peter Jones", "person", named=True),
+        Thing("the bell", "thing", named=False),
     ]
     assert things_of(["The mayor's dog sleeps in Lisbon."], parse) == [
-        Thing("the mayor's dog", "thing", 0, named=False),
-        Thing("Lisbon", "thing", 0, named=True),
+        Thing("the mayor's dog", "thing", named=False),
+        Thing("Lisbon", "name", named=True),
     ]
 
 
@@ -22,13 +22,14 @@ def test_a_noun_is_named_with_the_definite_article(sentence: str, parse: Languag
     assert [thing.text for thing in things_of([sentence], parse)] == ["the bell"]
 
 
-def test_each_thing_is_there_once_with_the_first_sentence_that_has_it(parse: Language) -> None:
+def test_each_thing_is_there_once_in_the_order_of_its_first_mention(parse: Language) -> None:
     sentences = ["It rains.", "A bell is loud.", "Peter Jones rang the bell and the organ.", "Peter Jones is old."]
-    assert [(thing.text, thing.fact) for thing in things_of(sentences, parse)] == [
-        ("the bell", 1),
-        ("Peter Jones", 2),
-        ("the organ", 2),
-    ]
+    assert [thing.text for thing in things_of(sentences, parse)] == ["the bell", "Peter Jones", "the organ"]
+
+
+def test_people_without_a_name_are_people_too_and_stretches_of_time_are_nothing(parse: Language) -> None:
+    assert [thing.kind for thing in things_of(["The dentist rang the bell."], parse)] == ["person", "thing"]
+    assert things_of(["The summer was dry."], parse) == []
 
 
 @pytest.mark.parametrize(
