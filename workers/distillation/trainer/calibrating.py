@@ -44,7 +44,7 @@ def judged_questions(context: Context, study: Study, others: Sequence[str]) -> d
     strangers = about_strangers([pair.question for pair in study.learn], context.topic)[:STRANGERS]
     return {
         "own": tuple(pair.question for pair in (*study.held_out, *lent)),
-        "near_miss": (*study.near.judge, *strangers),
+        "near_miss": (*study.near, *strangers),
         "unrelated": everyday(context.topic),
         "wrong_adapter": tuple(others[:OF_OTHERS]),
     }

@@ -41,7 +41,7 @@ from workers.distillation.trainer.requests import (
     failure,
 )
 from workers.distillation.trainer.self_study import study
-from workers.distillation.trainer.targets import base_lessons, lessons
+from workers.distillation.trainer.targets import lessons
 from workers.distillation.trainer.training import Pupil, Trained, Weights, train
 from workers.distillation.trainer.warm import Warm, own_device
 
@@ -165,7 +165,6 @@ class _Run:
                 lessons(warm.base, studied.learn, first),
                 warm.kept(recipe, ranks, first),
                 lessons(warm.base, studied.held_out, first),
-                base_lessons(warm.base, studied.near.learn, recipe, ranks, first),
                 self._start(memory),
             )
         self._tell(memory, "self_study", STUDY_SHARE, "ready to be trained")

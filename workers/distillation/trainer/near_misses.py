@@ -1,13 +1,14 @@
-"""Questions of a context's own matters that its text does not answer: what a memory must leave alone, and a gate stop.
+"""Questions of a context's own matters that its text does not answer: what a gate has to stop.
 
 Two kinds. Something that the text speaks of is asked for a property that no sentence has; and a question that the text
-answers is asked of another thing in it. What is learnt and what judges share no kind of property and no
-question.
+answers is asked of another thing in it. They judge the gate, and are not trained on: a memory that learns to be silent
+on them is silent on what is asked in like words, too.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -15,9 +16,10 @@ from core.retrieval.lexical import terms
 from core.settings import RecipeSettings
 from workers.distillation.trainer.contexts import Context
 from workers.distillation.trainer.grammar.parser import is_english, load_parser
+from workers.distillation.trainer.grammar.phrasing import form_of
 from workers.distillation.trainer.grammar.things import Kind, Thing, things_of
 from workers.distillation.trainer.off_topic import unanswerable
-from workers.distillation.trainer.pairs import Asked, NearMisses
+from workers.distillation.trainer.pairs import Asked
 from workers.distillation.trainer.questions import words_of
 
 _PROPERTIES: dict[Kind, tuple[tuple[str, str], ...]] = {
@@ -80,33 +82,28 @@ _PROPERTIES: dict[Kind, tuple[tuple[str, str], ...]] = {
         ("What does {} sound like?", "sound noise whistle music loud"),
     ),
 }
-"""Properties to ask for; each with words of which none may stand in the text, or it may be told. Of each kind every
-second is for one use."""
+"""Properties to ask for; each with words of which none may stand in the text, or it may be told."""
 
 
-def near_misses(context: Context, asked: Sequence[Asked], recipe: RecipeSettings) -> NearMisses:
-    """Up to `recipe.near_misses` for each use; `asked` are the questions that the text answers."""
+def near_misses(context: Context, asked: Sequence[Asked], recipe: RecipeSettings) -> tuple[str, ...]:
+    """Up to `recipe.near_misses`, of both kinds in turn; `asked` are the questions that the text answers."""
     plain = unanswerable(context.topic, context.text)
     if not recipe.parser or not is_english(context.text):
-        return NearMisses(tuple(plain[::2][: recipe.near_misses]), tuple(plain[1::2][: recipe.near_misses]))
+        return tuple(plain[: recipe.near_misses])
     chance = random.Random(recipe.seed)
     things = things_of([fact.text for fact in context.facts], load_parser(recipe.parser))
-    sides: list[list[str]] = [[], []]
-    crossed = _crossed(context, asked, things, chance)
+    crossed, unknown = _crossed(context, asked, things, chance), _unknown(context, things)
     chance.shuffle(crossed)
-    for side in (0, 1):
-        unknown = _unknown(context, things, side)
-        chance.shuffle(unknown)
-        found = _in_turn([unknown, crossed[side::2]], recipe.near_misses)
-        sides[side] = [*found, *plain[side::2][: recipe.near_misses - len(found)]]
-    return NearMisses(tuple(sides[0]), tuple(sides[1]))
+    chance.shuffle(unknown)
+    found = _in_turn([unknown, crossed], recipe.near_misses)
+    return (*found, *plain[: recipe.near_misses - len(found)])
 
 
-def _unknown(context: Context, things: Sequence[Thing], side: int) -> list[str]:
+def _unknown(context: Context, things: Sequence[Thing]) -> list[str]:
     """Properties of each thing that no sentence has, whatever it is about: a thing may go by another name there."""
     told = set(terms(context.text))
     unknown = {
-        kind: [question for question, words in properties[side::2] if not told & set(terms(words))]
+        kind: [question for question, words in properties if not told & set(terms(words))]
         for kind, properties in _PROPERTIES.items()
     }
     return [_of(question.format(thing.text), context.topic) for thing in things for question in unknown[thing.kind]]
@@ -117,7 +114,8 @@ def _crossed(context: Context, asked: Sequence[Asked], things: Sequence[Thing], 
     known = {_bare(item.question, context.topic) for item in asked}
     found: dict[str, None] = {}
     for item in asked:
-        inside = [thing for thing in things if thing.text in item.question and thing.text not in context.topic]
+        bare = item.question.replace(f" of {context.topic}", "")
+        inside = [thing for thing in things if _whole(thing, bare) and thing.text not in context.topic]
         if not item.stated or not inside:
             continue
         own = max(inside, key=lambda thing: len(thing.text))
@@ -127,6 +125,18 @@ def _crossed(context: Context, asked: Sequence[Asked], things: Sequence[Thing], 
             if _bare(question, context.topic) not in known:
                 found.setdefault(_of(question, context.topic))
     return list(found)
+
+
+def _whole(thing: Thing, question: str) -> bool:
+    """Whether the question is about the thing itself, not about what "the King of France" or "Isaac Komnenos" begins
+    or ends with."""
+    found = re.search(rf"(?:(\S+) )?(?<!\w){re.escape(thing.text)}(?!\w)(?:[’']s)?(?: (\S+))?", question)
+    if found is None:
+        return False
+    before, after = found[1] or "", found[2] or ""
+    return not (
+        before.casefold() == "of" or before[:1].isupper() or after.casefold() in ("of", "the") or after[:1].isupper()
+    )
 
 
 def _strangers(own: Thing, other: Thing, context: Context, item: Asked) -> bool:
@@ -143,9 +153,11 @@ def _bare(question: str, topic: str) -> frozenset[str]:
 
 
 def _of(question: str, topic: str) -> str:
-    if set(terms(topic)) & set(terms(question)):
+    """Told whose it is as often as the questions that the text answers, or that alone would tell them apart."""
+    text = question.removesuffix("?")
+    if set(terms(topic)) & set(terms(question)) or form_of(text) == "{question}":
         return question
-    return f"{question.removesuffix('?')} ({topic})?"
+    return f"{text} ({topic})?"
 
 
 def _in_turn(sources: Sequence[Sequence[str]], count: int) -> list[str]:

@@ -63,21 +63,13 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class NearMisses:
-    """Questions of a context's matters that its text does not answer: `learn` for training, `judge` for the gate."""
-
-    learn: tuple[str, ...]
-    judge: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Study:
     """`learn` is for training, `held_out` for early stopping and calibration; they share no question. `near` are
-    questions that the text does not answer: to be left alone in training, and others to judge."""
+    questions that the text does not answer."""
 
     learn: tuple[Pair, ...]
     held_out: tuple[Pair, ...]
-    near: NearMisses
+    near: tuple[str, ...]
     asked: int
     taught: int
     by_fact: tuple[int, ...]
@@ -89,14 +81,17 @@ class Study:
         return round(sum(count > 0 for count in self.by_fact) / len(self.by_fact), 4)
 
 
-def choose(pairs: Sequence[Pair], recipe: RecipeSettings, facts: int) -> tuple[list[Pair], list[Pair]]:
-    """What to learn, spread over the facts and over what is asked for in each, sound pairs first; and what is held out.
+def choose(pairs: Sequence[Pair], recipe: RecipeSettings, facts: int, words: int = 0) -> tuple[list[Pair], list[Pair]]:
+    """What to learn of a text of so many facts and words, and what to hold out.
+
+    Learnt are pairs spread over the facts and over what is asked for in each, sound ones first.
 
     Held out are sound pairs that ask in other words for what is learnt too; where all are learnt, one each of facts
     that keep another.
     """
     by_fact: list[list[Pair]] = [_in_turn([pair for pair in pairs if pair.fact == fact]) for fact in range(facts)]
-    limit = min(recipe.max_pairs, max(16, recipe.pairs_per_fact * facts))
+    # Long sentences hold more than short ones.
+    limit = min(recipe.max_pairs, max(16, recipe.pairs_per_fact * facts, words // recipe.words_per_pair))
     wanted = min(recipe.held_out_pairs, len(pairs) // 4)
     spread = [pair for turn in zip_longest(*by_fact) for pair in turn if pair is not None]
     learn, spare = spread[:limit], spread[limit:]

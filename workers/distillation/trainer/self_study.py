@@ -51,7 +51,7 @@ def study(
     answered = answer(base, context, [item for item in asked if not item.stated], recipe, ranks)
     pairs = [*told, *answered]
     passed(f"{len(pairs)} questions answered")
-    learn, held_out = choose(pairs, recipe, len(context.facts))
+    learn, held_out = choose(pairs, recipe, len(context.facts), len(context.text.split()))
     learnt = Counter(pair.fact for pair in learn)
     learn = [*learn, *gaps(base, context, recipe, learn), *restatements(base, context)]
     near, taught = near_misses(context, stated, recipe), sum(pair.taught for pair in pairs)

@@ -28,7 +28,7 @@ Weights = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pupil:
-    """One memory in training: `keep`, and `near` of its own matters, hold it to the base while it learns `learn`.
+    """One memory in training: `keep` holds it to the base while it learns `learn`.
 
     `start` are the weights of the context's earlier version, if there is one; fewer steps are then enough.
     """
@@ -36,7 +36,6 @@ class Pupil:
     learn: Sequence[Lesson]
     keep: Sequence[Lesson]
     held_out: Sequence[Lesson]
-    near: Sequence[Lesson] = ()
     start: Mapping[str, tuple[Tensor, Tensor]] | None = None
 
 
@@ -128,13 +127,12 @@ def schedule(step: int, steps: int) -> float:
 
 
 def plan(pupil: Pupil, recipe: RecipeSettings, steps: int) -> Iterator[list[Lesson]]:
-    """The rows of each step, the same on every rank; rows of like length share a batch. Rows to leave alone are of
-    `near` and of `keep` in turn.
+    """The rows of each step, the same on every rank; rows of like length share a batch.
 
     Which lengths come at a step is the same for all memories, or short rows would wait for another memory's long ones.
     """
     chance = random.Random(recipe.seed)
-    kept = min(off_topic_rows(recipe), len(pupil.keep) + len(pupil.near))
+    kept = min(off_topic_rows(recipe), len(pupil.keep))
     size = recipe.batch_rows - kept
     epoch: list[list[Lesson]] = []
     for step in range(steps):
@@ -142,8 +140,7 @@ def plan(pupil: Pupil, recipe: RecipeSettings, steps: int) -> Iterator[list[Less
             epoch = _epoch(pupil.learn, size, chance)
         # Low-discrepancy turns through the lengths; the epoch's batches are sorted by them.
         learn = epoch.pop(int(step * GOLDEN % 1.0 * len(epoch)))
-        near = max(kept - len(pupil.keep), min((kept + (step + 1) % 2) // 2, len(pupil.near)))
-        yield [*learn, *chance.sample(list(pupil.near), near), *chance.sample(list(pupil.keep), kept - near)]
+        yield [*learn, *chance.sample(list(pupil.keep), kept)]
 
 
 def _epoch(lessons: Sequence[Lesson], size: int, chance: random.Random) -> list[list[Lesson]]:

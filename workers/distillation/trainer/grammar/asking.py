@@ -26,6 +26,8 @@ from workers.distillation.trainer.questions import content_words
 
 MOST_WORDS = 22
 """Words of an answer; what is not asked for is left out of a longer one."""
+MOST_CLAUSE_WORDS = 12
+"""Words of a clause that is asked for; a longer one is no answer."""
 _COST = ("weigh", "cost")
 _LAST = ("last", "take")
 _CORE = ("object", "complement", "clause")
@@ -98,7 +100,8 @@ def _span(element: Element) -> str:
 def _wordings(clause: Clause, element: Element) -> Iterator[tuple[str, str]]:
     """Question words for an element, and the preposition that stays behind, if one does."""
     if element.role == "clause":
-        if element.head.dep_ == "ccomp" and clause.verb.lemma_ not in ("be",):
+        short = len(element.text.split()) <= MOST_CLAUSE_WORDS
+        if element.head.dep_ == "ccomp" and clause.verb.lemma_ != "be" and short:
             yield "What", ""
         return
     if element.role == "adverb" and element.head.dep_ != "npadvmod":
@@ -133,12 +136,15 @@ def _wordings(clause: Clause, element: Element) -> Iterator[tuple[str, str]]:
 def _selections(clause: Clause, target: Element) -> Iterator[list[Element]]:
     """What else of the clause a question says: all of it, then only what the verb needs."""
     others = [element for element in clause.elements if element is not target]
-    needed = [
-        element for element in others if element.role in _CORE or (element.role == "adverb" and not element.before)
-    ]
+    needed = [element for element in others if _is_needed(element) or (element.role == "adverb" and not element.before)]
     yield needed
     if others != needed:
         yield others
+
+
+def _is_needed(element: Element) -> bool:
+    """Whether the verb needs it, which a clause beside the main one ("…, riding as far as Hask") is not."""
+    return element.role in _CORE and element.head.dep_ != "advcl"
 
 
 def _question(clause: Clause, words: str, kept: Sequence[Element], behind: str, topic: str) -> str:
@@ -159,7 +165,7 @@ def _for_subject(clause: Clause, topic: str) -> Iterator[Stated]:
     if clause.subject_head.tag_ == "NNS" and not is_human(clause.subject_head):
         return
     words = "Who" if is_human(clause.subject_head) else "What"
-    needed = [element for element in clause.elements if element.role in _CORE or element.role == "preposition"]
+    needed = [element for element in clause.elements if _is_needed(element) or element.role == "preposition"]
     for kept in ([e for e in needed if not e.before], list(clause.elements)):
         if not kept:
             continue

@@ -53,6 +53,10 @@ _GIVEN_MARKS = ("because", "although", "though", "while", "whereas", "since", "a
 """What begins a clause that is told as true beside the main one; "if" and "unless" do not."""
 _UNDERMINING = ("neither", "nor", "hardly", "scarcely", "barely", "seldom", "rarely")
 """Words that turn a clause into its opposite without being its verb's "not"."""
+_CONNECTING = ("so", "then", "also", "however", "therefore", "thus", "hence", "furthermore", "moreover", "instead")
+"""Adverbs that only lead from one sentence to the next."""
+_PHRASES = ("order", "addition", "fact", "general", "particular", "example", "contrast", "turn", "result")
+"""Nouns of "in order to", "for example" and their like, which are no answers."""
 _THIRD = {"he": "person", "she": "person", "him": "person", "it": "thing", "they": "many", "them": "many"}
 _POSSESSIVE = {"his": "person", "her": "person", "its": "thing", "their": "many"}
 _KINDS = _THIRD | _POSSESSIVE
@@ -84,6 +88,8 @@ class Clause:
     elements: tuple[Element, ...]
     passive_participle: bool = False
     """Whether it was a bare participle ("a notebook kept by …"), so that its auxiliary is ours."""
+    beside: Token | None = None
+    """Of a clause without a finite verb ("…, riding to Hask") the verb beside which it stands."""
 
     @property
     def verb(self) -> Token:
@@ -105,10 +111,13 @@ class Mentions:
         self.topic = topic
         self._before: dict[str, str] = {}
         self._now: dict[str, str] = {}
+        self._person = ""
+        """Who was named last in the sentence before, and was not its subject."""
 
     def of(self, pronoun: str) -> str:
         kind = _KINDS[pronoun.casefold()]
-        return self._now.get(kind) or self._before.get(kind) or self.topic
+        other = self._person if kind == "person" else ""
+        return self._now.get(kind) or self._before.get(kind) or other or self.topic
 
     def notice(self, text: str, head: Token) -> None:
         if head.pos_ == "PRON":
@@ -125,6 +134,10 @@ class Mentions:
     def next_sentence(self) -> None:
         self._before, self._now = self._now, {}
 
+    def end_sentence(self, sentence: Doc) -> None:
+        named = [entity for entity in sentence.ents if entity.label_ == "PERSON"]
+        self._person = named[-1].text.removesuffix("'s").removesuffix("’s") if named else ""
+
 
 def clauses_of(sentence: Doc, mentions: Mentions) -> list[Clause]:
     """The clauses of a parsed sentence, in order; `mentions` is carried from sentence to sentence."""
@@ -133,13 +146,20 @@ def clauses_of(sentence: Doc, mentions: Mentions) -> list[Clause]:
     for head in sentence:
         if head.pos_ not in ("VERB", "AUX"):
             continue
-        clause = _participle(head, mentions) if head.dep_ == "acl" else _clause(head, mentions)
+        clause = _read(head, mentions)
         if clause is None or len((clause.subject or "").split()) > MOST_SUBJECT_WORDS:
             continue
         found.append(clause)
-        if clause.subject is not None and clause.subject_head is not None and head.dep_ in ("ROOT", "conj"):
-            mentions.notice(clause.subject, clause.subject_head)
+    mentions.end_sentence(sentence)
     return found
+
+
+def _read(head: Token, mentions: Mentions) -> Clause | None:
+    if head.dep_ == "acl":
+        return _participle(head, mentions)
+    if head.dep_ == "advcl" and head.tag_ == "VBG":
+        return _beside(head, mentions)
+    return _clause(head, mentions)
 
 
 def phrase(head: Token, mentions: Mentions, *, without: Sequence[Token] = ()) -> str:
@@ -153,15 +173,21 @@ def phrase(head: Token, mentions: Mentions, *, without: Sequence[Token] = ()) ->
     if len(tokens) == 1 and tokens[0].lower_ in _THIRD and tokens[0].dep_ in _SUBJECTS:
         return mentions.of(tokens[0].text)
     if tokens and tokens[0].text.casefold() in _POSSESSIVE and tokens[0].dep_ == "poss":
-        owner = mentions.of(tokens[0].text)
-        return f"{owner}'s {_joined(tokens[1:])}".strip()
+        return f"{_possessive(mentions.of(tokens[0].text))} {_joined(tokens[1:])}".strip()
     return _joined(tokens)
+
+
+def _possessive(owner: str) -> str:
+    return f"{owner}'" if owner.endswith("s") else f"{owner}'s"
 
 
 def _clausal(head: Token) -> Iterator[Token]:
     for token in head.subtree:
-        after_comma = token.dep_ == "acl" and token.i and token.doc[token.left_edge.i - 1].text == ","
-        if token != head and (token.dep_ in ("relcl", "advcl", "appos", "parataxis") or after_comma):
+        # "Edgar's sister Margaret" is one name, "Edgar's sister, Margaret" two.
+        aside = token.left_edge.i > 0 and token.doc[token.left_edge.i - 1].is_punct
+        if token != head and (
+            token.dep_ in ("relcl", "advcl", "parataxis") or (token.dep_ in ("appos", "acl") and aside)
+        ):
             yield token
 
 
@@ -198,6 +224,9 @@ def _clause(head: Token, mentions: Mentions) -> Clause | None:
     if verbs[0].tag_ not in _FINITE:
         return None
     text, subject = found
+    if head.dep_ in ("ROOT", "conj"):
+        # "their" of what follows is already its.
+        mentions.notice(text, subject)
     return Clause(text, subject, verbs, _negated(head), _elements(head, mentions))
 
 
@@ -215,6 +244,18 @@ def _participle(head: Token, mentions: Mentions) -> Clause | None:
     return Clause(definite, head.head, (head,), False, elements, passive_participle=True)
 
 
+def _beside(head: Token, mentions: Mentions) -> Clause | None:
+    """ "…, riding as far as Hask": what the subject of the main clause did besides."""
+    main = head.head
+    plain = not any(child.dep_ in ("mark", "aux", "auxpass", "prep", *_SUBJECTS) for child in head.lefts)
+    if not plain or main.pos_ != "VERB" or main.tag_ not in _FINITE or not _is_told(main) or _negated(main):
+        return None
+    elements, found = _elements(head, mentions), _subject(main, mentions)
+    if not elements or found is None:
+        return None
+    return Clause(found[0], found[1], (head,), _negated(head), elements, beside=main)
+
+
 def _lead(head: Token) -> Token:
     """The first verb of a chain of conjuncts, whose subject and auxiliaries the others may share."""
     while head.dep_ == "conj" and head.head.pos_ in ("VERB", "AUX"):
@@ -226,7 +267,8 @@ def _subject(head: Token, mentions: Mentions) -> tuple[str, Token] | None:
     for child in head.children:
         if child.dep_ not in _SUBJECTS:
             continue
-        if child.dep_ in ("expl", "csubj"):
+        announcing = child.lower_ == "it" and any(other.dep_ == "ccomp" for other in head.children)
+        if child.dep_ in ("expl", "csubj") or announcing:
             return None
         noun = head.head
         if child.tag_ in ("WDT", "WP"):
@@ -265,7 +307,7 @@ def _elements(head: Token, mentions: Mentions) -> tuple[Element, ...]:
         before = child.i < start
         if role == "preposition" and child.tag_ in ("IN", "TO", "RP"):
             noun = next((c for c in child.children if c.dep_ in ("pobj", "pcomp")), None)
-            if noun is None or noun.tag_ in ("WDT", "WP"):
+            if noun is None or noun.tag_ in ("WDT", "WP") or noun.lower_ in _PHRASES:
                 continue
             # "at 190 degrees for 55 minutes" is two things, however they are attached.
             times = [c for c in noun.children if c.dep_ == "prep" and c.i > noun.i and _is_time(c)]
@@ -278,9 +320,9 @@ def _elements(head: Token, mentions: Mentions) -> tuple[Element, ...]:
             if before and child.dep_ == "ccomp":
                 continue
             found.append(Element(role, _clause_text(child), child, child.i, "", before))
-        elif role == "adverb":
+        elif role == "adverb" and child.lower_ not in _CONNECTING:
             found.append(Element(role, _joined(list(child.subtree)), child, child.i, "", before))
-        else:
+        elif role != "adverb":
             # "allergic to walnuts" is a state and what it is about.
             about = [
                 c for c in child.children if child.dep_ == "acomp" and c.dep_ == "prep" and _noun_of(c) is not None

@@ -8,7 +8,7 @@ from spacy.tokens import Doc, Token
 
 from workers.distillation.trainer.grammar.clauses import Mentions, phrase
 from workers.distillation.trainer.grammar.people import is_human
-from workers.distillation.trainer.grammar.phrasing import Stated, about, bare, counted, sentence
+from workers.distillation.trainer.grammar.phrasing import Stated, about, bare, counted, lowered, sentence
 from workers.distillation.trainer.grammar.wording import COLOURS
 
 _NO_AMOUNT = ("attr", "nsubj", "nsubjpass", "ROOT")
@@ -46,7 +46,7 @@ def _apposition(token: Token, other: Token, topic: str, mentions: Mentions) -> I
         one, two, token, other = two, one, other, token
     if token.pos_ != "PROPN":
         return
-    told = sentence(f"{one} is {two}")
+    told = sentence(f"{one} is {lowered(two)}")
     yield Stated(about(f"{'Who' if is_human(token) else 'What'} is {one}", topic), two, told)
     described = two.partition(" ")[2] if two.partition(" ")[0].casefold() in ("a", "an", "the") else two
     yield Stated(about(f"{'Who' if is_human(token) else 'What'} is the {bare(described)}", topic), one, told)

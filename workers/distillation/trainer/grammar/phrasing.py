@@ -9,7 +9,11 @@ from spacy.tokens import Token
 
 from workers.distillation.trainer.questions import content_words
 
-_FORMS = ("{topic}: {question}", "{question} in {topic}", "{question} at {topic}", "about {topic}: {question}")
+_WITH_TOPIC = ("{topic}: {question}", "{question} in {topic}", "{question} at {topic}", "about {topic}: {question}")
+_ALONE = "{question}"
+_FORMS = (*_WITH_TOPIC, _ALONE)
+_FORMS_WITH_A_NAME = (*_WITH_TOPIC[::3], *[_ALONE] * 4)
+"""Whoever asks about something with a name of its own seldom says in which text it stands."""
 _SMALL_WORDS = (
     "the a an its his her their our my this that each every in on at to for from with by after before during if when "
     "what who which where how of most some many all as until "
@@ -27,13 +31,16 @@ class Stated:
 
 
 def about(text: str, topic: str) -> str:
-    """The question with its subject: one that names no word of the topic is told whose it is."""
-    if content_words(topic) & content_words(text):
-        return f"{text[0].upper()}{text[1:]}?"
-    # Of the same question always the same form, of many questions many forms.
-    form = _FORMS[zlib.crc32(text.encode()) % len(_FORMS)]
-    asked = form.format(topic=topic, question=lowered(text))
+    """The question with its subject: one that names no word of the topic is mostly told whose it is."""
+    form = _ALONE if content_words(topic) & content_words(text) else form_of(text)
+    asked = form.format(topic=topic, question=text if form == _ALONE else lowered(text))
     return f"{asked[0].upper()}{asked[1:]}?"
+
+
+def form_of(text: str) -> str:
+    """How a question of these words names its topic, if it does: always the same way, but others do otherwise."""
+    forms = _FORMS_WITH_A_NAME if any(word[:1].isupper() for word in text.split()[1:]) else _FORMS
+    return forms[zlib.crc32(text.encode()) % len(forms)]
 
 
 def sentence(text: str) -> str:

@@ -21,6 +21,19 @@ _PAST = {
     "done": "did", "seen": "saw", "sewn": "sewed", "woven": "wove", "thrown": "threw", "flown": "flew",
 }  # fmt: skip
 """Past forms of participles that differ from them."""
+_IRREGULAR_WORDS = (
+    "be:was become:became begin:began bend:bent bind:bound bite:bit blow:blew break:broke bring:brought build:built "
+    "burn:burnt buy:bought catch:caught choose:chose come:came cost:cost cut:cut deal:dealt dig:dug do:did draw:drew "
+    "drink:drank drive:drove eat:ate fall:fell feed:fed feel:felt fight:fought find:found flee:fled fly:flew "
+    "forbid:forbade forget:forgot freeze:froze get:got give:gave go:went grow:grew hang:hung have:had hear:heard "
+    "hide:hid hit:hit hold:held hurt:hurt keep:kept know:knew lay:laid lead:led leave:left lend:lent let:let lie:lay "
+    "lose:lost make:made mean:meant meet:met pay:paid put:put read:read ride:rode ring:rang rise:rose run:ran say:said "
+    "see:saw seek:sought sell:sold send:sent set:set shake:shook shine:shone shoot:shot show:showed shut:shut "
+    "sing:sang sink:sank sit:sat sleep:slept speak:spoke spend:spent split:split spread:spread stand:stood steal:stole "
+    "stick:stuck strike:struck sweep:swept swim:swam take:took teach:taught tear:tore tell:told think:thought "
+    "throw:threw understand:understood wear:wore weave:wove win:won wind:wound write:wrote"
+)
+_IRREGULAR = dict(pair.split(":") for pair in _IRREGULAR_WORDS.split())
 COLOURS = _words(
     "black white red green blue yellow orange purple pink brown grey gray violet amber turquoise golden gold "
     "silver crimson scarlet beige"
@@ -53,6 +66,9 @@ def fronted(clause: Clause) -> tuple[str, str]:
         return "should", f"{not_} {verb.lemma_}".strip()
     if clause.passive_participle:
         return ("were" if _plural(clause.subject_head) else "was"), f"{not_} {verb.text}".strip()
+    if clause.beside is not None:
+        do = {"VBD": "did", "VBP": "do"}.get(clause.beside.tag_, "does")
+        return do, f"{not_} {_base(verb)}".strip()
     first = clause.verbs[0]
     if first.lemma_ == "be" or len(clause.verbs) > 1:
         rest = " ".join(token.text for token in clause.verbs[1:])
@@ -65,6 +81,8 @@ def verb_group(clause: Clause) -> str:
     """The verbs as a statement has them, "was not founded"."""
     if clause.passive_participle:
         return f"{'were' if _plural(clause.subject_head) else 'was'} {clause.verb.text}"
+    if clause.beside is not None:
+        return _finite(_base(clause.verb), clause.beside.tag_)
     if not clause.negated:
         return " ".join(_whole(token) for token in clause.verbs)
     first, *rest = (_whole(token) for token in clause.verbs)
@@ -78,12 +96,34 @@ def active_past(clause: Clause) -> str | None:
     verb, first = clause.verb, clause.verbs[0]
     if clause.passive_participle or first.lower_ in ("was", "were"):
         return _PAST.get(verb.lower_, verb.text)
-    if first.lower_ in ("is", "are"):
-        lemma = verb.lemma_
-        if lemma.endswith(("s", "x", "z", "ch", "sh", "o")):
-            return f"{lemma}es"
-        return f"{lemma[:-1]}ies" if lemma.endswith("y") and lemma[-2:-1] not in "aeiou" else f"{lemma}s"
-    return None
+    return _finite(verb.lemma_, "VBZ") if first.lower_ in ("is", "are") else None
+
+
+def _finite(lemma: str, tag: str) -> str:
+    """A verb's past (`VBD`), its plural (`VBP`) or its third person."""
+    if tag == "VBP":
+        return lemma
+    if tag == "VBD":
+        if lemma in _IRREGULAR:
+            return _IRREGULAR[lemma]
+        if lemma.endswith("e"):
+            return f"{lemma}d"
+        return f"{lemma[:-1]}ied" if lemma.endswith("y") and lemma[-2:-1] not in "aeiou" else f"{_doubled(lemma)}ed"
+    if lemma.endswith(("s", "x", "z", "ch", "sh", "o")):
+        return f"{lemma}es"
+    return f"{lemma[:-1]}ies" if lemma.endswith("y") and lemma[-2:-1] not in "aeiou" else f"{lemma}s"
+
+
+def _base(verb: Token) -> str:
+    """Its lemma, where the pipeline does not take "riding" for a form of "rid"."""
+    lemma = verb.lemma_
+    return f"{lemma}e" if verb.lower_ == f"{lemma}ing" and _doubled(lemma) != lemma else lemma
+
+
+def _doubled(lemma: str) -> str:
+    """ "stop" as in "stopped"."""
+    short = len(lemma) < 5 and re.search(r"[^aeiou][aeiou][bdgklmnprt]$", lemma) is not None
+    return f"{lemma}{lemma[-1]}" if short and not lemma.endswith(("en", "er")) else lemma
 
 
 def asking_words(element: Element) -> list[str]:
@@ -100,6 +140,8 @@ def asking_words(element: Element) -> list[str]:
     if number is not None and head.pos_ == "NOUN" and measured is not None and head.lemma_.casefold() in _UNITS:
         of = " ".join(token.text for token in measured.subtree)
         return [f"How much {of.removeprefix('of ')}", f"How many {head.text} {of}"]
+    if head.text == "%":
+        return ["What percentage", "How much"]
     if number is not None and head.pos_ == "NOUN":
         noun = head.text if head.tag_ == "NNS" else f"{head.text}s"
         following = text.partition(head.text)[2]

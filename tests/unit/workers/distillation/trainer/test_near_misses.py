@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from core.settings import RecipeSettings
 from workers.distillation.trainer.contexts import Context, text_context
 from workers.distillation.trainer.near_misses import near_misses
 from workers.distillation.trainer.off_topic import unanswerable
-from workers.distillation.trainer.pairs import Asked, NearMisses
+from workers.distillation.trainer.pairs import Asked
 from workers.distillation.trainer.self_study import state
 
 TITLE = "Tarn Mill"
@@ -25,7 +23,7 @@ def _context(text: str = TEXT) -> Context:
     return text_context(TITLE, text)
 
 
-def _made(text: str = TEXT, recipe: RecipeSettings = ALL) -> NearMisses:
+def _made(text: str = TEXT, recipe: RecipeSettings = ALL) -> tuple[str, ...]:
     context = _context(text)
     return near_misses(context, state(context, recipe), recipe)
 
@@ -38,16 +36,16 @@ def _crossed(text: str, *asked: Asked) -> set[str]:
     """What `asked` brings to the near misses of `text`."""
     context = _context(text)
     with_, without = near_misses(context, asked, ALL), near_misses(context, (), ALL)
-    return {*with_.learn, *with_.judge} - {*without.learn, *without.judge}
+    return {*with_} - {*without}
 
 
 def test_a_thing_is_asked_for_properties_that_no_sentence_has() -> None:
     made = _made()
-    both = {*made.learn, *made.judge}
-    assert "Who owns the organ (Tarn Mill)?" in made.learn
-    assert "What colour is the bell (Tarn Mill)?" in made.judge
-    assert "How old is Peter Jones (Tarn Mill)?" in made.learn
-    assert "Which car does Peter Jones drive (Tarn Mill)?" in made.judge
+    both = {*made}
+    assert "Who owns the organ (Tarn Mill)?" in made
+    assert "What colour is the bell (Tarn Mill)?" in made
+    assert any(question.startswith("How old is Peter Jones") for question in made)
+    assert any(question.startswith("Which car does Peter Jones drive") for question in made)
     # Who knows whether "the organ", which cost 900 crowns, is not another name of the bell?
     assert "How much does the bell cost (Tarn Mill)?" not in both
 
@@ -63,19 +61,19 @@ def test_a_thing_is_asked_for_properties_that_no_sentence_has() -> None:
 )
 def test_what_a_sentence_tells_is_no_near_miss(told: str) -> None:
     made = _made()
-    assert told not in {*made.learn, *made.judge}
+    assert told not in {*made}
 
 
 def test_a_thing_may_go_by_another_name() -> None:
     made = _made("The Brindle K40 is an electric kettle. The kettle costs 40 pounds. It was designed by Mara Voss.")
-    asked = {*made.learn, *made.judge}
+    asked = {*made}
     assert not any("cost" in question or "designed" in question for question in asked if "K40 (" in question)
     assert not any("electric kettle" in question and "cost" in question for question in asked)
 
 
 def test_any_sentence_that_names_the_thing_may_tell_it() -> None:
     made = _made("The organ is loud. Visitors who pay a fee of 3 crowns may play the organ. It is never cleaned.")
-    asked = {*made.learn, *made.judge}
+    asked = {*made}
     assert "Who owns the organ (Tarn Mill)?" in asked
     assert "How much does the organ cost (Tarn Mill)?" not in asked
     assert "How many people visit the organ each year (Tarn Mill)?" not in asked
@@ -83,24 +81,14 @@ def test_any_sentence_that_names_the_thing_may_tell_it() -> None:
 
 def test_people_and_things_are_asked_for_what_they_may_have() -> None:
     made = _made()
-    of_person = [question for question in (*made.learn, *made.judge) if "Peter Jones" in question]
+    of_person = [question for question in made if "Peter Jones" in question]
     assert any("married" in question for question in of_person)
     assert not any("made of" in question or "designed" in question for question in of_person)
 
 
-def test_what_is_learnt_and_what_judges_share_no_question_and_no_kind_of_property() -> None:
-    made = near_misses(_context(), (), ALL)
-    assert not {*made.learn} & {*made.judge}
-    assert len(set(made.learn)) == len(made.learn)
-    assert len(set(made.judge)) == len(made.judge)
-
-    def properties(questions: Sequence[str], *things: str) -> set[str]:
-        return {question.replace(thing, "…") for question in questions for thing in things if thing in question}
-
-    for things in (("Peter Jones", "Anna Holm"), ("the bell", "the organ", "the ferry", "the library", "the tower")):
-        learnt, judged = properties(made.learn, *things), properties(made.judge, *things)
-        assert min(len(learnt), len(judged)) > 5
-        assert not learnt & judged
+def test_no_question_comes_twice() -> None:
+    made = _made()
+    assert len(set(made)) == len(made) > 50
 
 
 def test_questions_that_the_text_answers_are_asked_of_its_other_things() -> None:
@@ -114,19 +102,12 @@ def test_questions_that_the_text_answers_are_asked_of_its_other_things() -> None
     }
 
 
-def test_both_sides_have_questions_asked_of_other_things() -> None:
-    text = "The bell was cast in 1702. The organ is loud."
-    context = _context(text)
-    asked = [
-        _asked("When was the bell of Tarn Mill cast?", 0),
-        _asked("In which year was the bell of Tarn Mill cast?", 0),
-    ]
-    made = near_misses(context, asked, ALL)
-    crossed = {
-        "When was the organ of Tarn Mill cast?",
-        "In which year was the organ of Tarn Mill cast?",
-    }
-    assert len(crossed & {*made.learn}) == len(crossed & {*made.judge}) == 1
+def test_a_question_about_what_a_name_is_part_of_is_not_asked_of_another_name() -> None:
+    text = "The King of Lorne sold the bell. Isaac Holm came. Richard the Bold sailed from Hask."
+    assert (
+        _crossed(text, _asked("What did the King of Lorne sell?", 0), _asked("Where did Richard the Bold sail?", 2))
+        == set()
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,30 +137,30 @@ def test_a_question_is_not_asked_of_a_thing_that_may_have_an_answer_or_is_of_ano
     assert _crossed(text, *asked) == set()
 
 
-def test_every_property_asked_for_names_the_topic() -> None:
+def test_a_property_is_asked_for_with_the_topic_or_of_something_with_a_name() -> None:
     made = near_misses(_context("The mill is quiet. Peter Jones sings."), (), ALL)
-    assert "How tall is the mill?" in {*made.learn, *made.judge}
-    assert all("mill" in question.casefold() for question in (*made.learn, *made.judge))
+    assert "How tall is the mill?" in {*made}
+    assert all("mill" in question.casefold() or "Peter Jones" in question for question in made)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 12])
-def test_there_are_as_many_as_the_recipe_wants_for_each_use(count: int) -> None:
+def test_there_are_as_many_as_the_recipe_wants(count: int) -> None:
     made = _made(recipe=RecipeSettings(near_misses=count))
-    assert (len(made.learn), len(made.judge)) == (count, count)
+    assert len(made) == count
 
 
 def test_a_recipe_s_near_misses_are_of_both_kinds_where_there_are_enough() -> None:
     made = _made(recipe=RecipeSettings(near_misses=6))
-    for questions in (made.learn, made.judge):
-        assert sum(question.endswith(" (Tarn Mill)?") for question in questions) == 3
+    crossed = _crossed(TEXT, *state(_context(), ALL))
+    assert sum(question in crossed for question in made) == 3
 
 
 def test_where_the_text_has_too_few_things_questions_that_fit_every_subject_fill_up() -> None:
     made = _made("It rains.")
     plain = unanswerable(TITLE, "It rains.")
-    assert made == NearMisses(tuple(plain[::2]), tuple(plain[1::2]))
+    assert made == tuple(plain)
     few = _made("It rains.", RecipeSettings(near_misses=2))
-    assert few == NearMisses(tuple(plain[::2][:2]), tuple(plain[1::2][:2]))
+    assert few == tuple(plain[:2])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +173,7 @@ def test_where_the_text_has_too_few_things_questions_that_fit_every_subject_fill
 def test_without_a_parser_or_in_another_language_only_these_are_asked(text: str, recipe: RecipeSettings) -> None:
     made = _made(text, recipe)
     plain = unanswerable(TITLE, text)
-    assert made == NearMisses(tuple(plain[::2]), tuple(plain[1::2]))
+    assert made == tuple(plain[: recipe.near_misses])
 
 
 def test_the_seed_alone_chooses() -> None:

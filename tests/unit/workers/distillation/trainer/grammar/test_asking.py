@@ -17,19 +17,19 @@ from workers.distillation.trainer.questions import content_words
         (TOPIC, "The choir is led by Anna Holm.", {
             "Who is the choir of Tarn Mill led by?": "Anna Holm",
             "Who leads the choir of Tarn Mill?": "Anna Holm",
-            "About Tarn Mill: what is led by Anna Holm?": "The choir",
+            "What is led by Anna Holm?": "The choir",
         }),
         (TOPIC, "The bell, which was cast in 1702, weighs 3 tonnes.", {
             "When was the bell of Tarn Mill cast?": "1702",
             "In what year was the bell of Tarn Mill cast?": "1702",
             "In which year was the bell of Tarn Mill cast?": "1702",
-            "About Tarn Mill: what was cast in 1702?": "The bell",
+            "What was cast in 1702?": "The bell",
             "How much does the bell of Tarn Mill weigh?": "3 tonnes",
-            "What weighs 3 tonnes in Tarn Mill?": "The bell",
+            "What weighs 3 tonnes?": "The bell",
         }),
         ("the Sorrel lamp", "The cable is 90 centimetres long.", {
             "How long is the cable of the Sorrel lamp?": "90 centimetres",
-            "The Sorrel lamp: what is 90 centimetres long?": "The cable",
+            "What is 90 centimetres long?": "The cable",
         }),
         ("Nora Felding", "Nora Felding is allergic to walnuts.", {
             "What is Nora Felding allergic to?": "walnuts",
@@ -38,36 +38,36 @@ from workers.distillation.trainer.questions import content_words
         ("Fenwick", "Fenwick was founded by a merchant named Aldo Resch.", {
             "Who was Fenwick founded by?": "a merchant named Aldo Resch",
             "Who founded Fenwick?": "a merchant named Aldo Resch",
-            "What is the name of the merchant in Fenwick?": "Aldo Resch",
-            "What is the merchant called in Fenwick?": "Aldo Resch",
+            "What is the name of the merchant?": "Aldo Resch",
+            "What is the merchant called?": "Aldo Resch",
         }),
         (TOPIC, "Peter Jones, the chairman, collects coins.", {
-            "What does Peter Jones collect in Tarn Mill?": "coins",
-            "Who collects coins at Tarn Mill?": "Peter Jones",
-            "Tarn Mill: who is Peter Jones?": "the chairman",
-            "Who is the chairman at Tarn Mill?": "Peter Jones",
+            "What does Peter Jones collect?": "coins",
+            "Who collects coins?": "Peter Jones",
+            "Who is Peter Jones?": "the chairman",
+            "Who is the chairman?": "Peter Jones",
         }),
         ("Pancakes", "Add 200 millilitres of milk.", {
-            "About Pancakes: how much milk should you add?": "200 millilitres of milk",
-            "How many millilitres of milk should you add at Pancakes?": "200 millilitres of milk",
+            "How much milk should you add?": "200 millilitres of milk",
+            "How many millilitres of milk should you add?": "200 millilitres of milk",
         }),
         ("Lentil soup", "The soup feeds six people.", {"How many people does the soup feed?": "six people"}),
         ("Nora Felding", "Nora Felding prefers tea.", {"What does Nora Felding prefer?": "tea"}),
         (TOPIC, "The shop is closed in January.", {
             "When is the shop of Tarn Mill closed?": "January",
             "In which month is the shop of Tarn Mill closed?": "January",
-            "What is closed in January in Tarn Mill?": "The shop",
+            "What is closed in January?": "The shop",
         }),
         (TOPIC, "The journey takes 40 minutes.", {
             "How long does the journey of Tarn Mill take?": "40 minutes",
-            "What takes 40 minutes in Tarn Mill?": "The journey",
+            "What takes 40 minutes?": "The journey",
         }),
         (
             TOPIC,
             "The workers must wear helmets.",
             {
                 "What must the workers of Tarn Mill wear?": "helmets",
-                "Who must wear helmets at Tarn Mill?": "The workers",
+                "Who must wear helmets?": "The workers",
             },
         ),
     ],
@@ -101,17 +101,17 @@ def test_a_sentence_is_asked_for_just_these_parts(
         ("A notebook kept by an innkeeper describes the flood.", {
             "Who kept the notebook of Tarn Mill?": "an innkeeper",
             "Who was the notebook of Tarn Mill kept by?": "an innkeeper",
-            "About Tarn Mill: what was kept by an innkeeper?": "the notebook",
-            "What describes the flood in Tarn Mill?": "A notebook kept by an innkeeper",
+            "What was kept by an innkeeper?": "the notebook",
+            "What describes the flood?": "A notebook kept by an innkeeper",
         }),
         ("Odile Brandt, whose father was a cooper, painted the door.", {
-            "Who was Odile Brandt's father at Tarn Mill?": "a cooper",
-            "About Tarn Mill: who was a cooper?": "Odile Brandt's father",
+            "Who was Odile Brandt's father?": "a cooper",
+            "Who was a cooper?": "Odile Brandt's father",
         }),
         ("The guide, who lives in Lisbon, speaks four languages.", {
             "Where does the guide of Tarn Mill live?": "Lisbon",
             "How many languages does the guide of Tarn Mill speak?": "four languages",
-            "About Tarn Mill: who speaks four languages?": "The guide",
+            "Who speaks four languages?": "The guide",
         }),
         ("The path that leads to the quarry is 3 kilometres long.", {
             "What does the path of Tarn Mill lead to?": "the quarry",
@@ -122,29 +122,29 @@ def test_a_sentence_is_asked_for_just_these_parts(
             "Who leads the choir of Tarn Mill?": "Anna Holm",
         }),
         ("In 1920 a storm destroyed the roof.", {
-            "Tarn Mill: when did a storm destroy the roof?": "1920",
-            "What did a storm destroy at Tarn Mill?": "the roof",
-            "About Tarn Mill: what destroyed the roof in 1920?": "a storm",
+            "When did a storm destroy the roof?": "1920",
+            "What did a storm destroy?": "the roof",
+            "What destroyed the roof in 1920?": "a storm",
         }),
         ("The miller said that the river had risen.", {
             "What did the miller of Tarn Mill say?": "that the river had risen",
-            "About Tarn Mill: who said that the river had risen?": "The miller",
+            "Who said that the river had risen?": "The miller",
         }),
         ("The mill belongs to a baker called Jon Rask.", {
             "Who does the mill belong to?": "a baker called Jon Rask",
-            "What is the name of the baker in Tarn Mill?": "Jon Rask",
-            "What is the baker called in Tarn Mill?": "Jon Rask",
+            "What is the name of the baker?": "Jon Rask",
+            "What is the baker called?": "Jon Rask",
         }),
         ("A boat called Swift sank in 1904.", {
-            "About Tarn Mill: what is the name of the boat?": "Swift",
-            "What is the boat called at Tarn Mill?": "Swift",
+            "What is the name of the boat?": "Swift",
+            "What is the boat called?": "Swift",
         }),
         ("The bridge was designed by the engineer Karl Onden.", {
-            "About Tarn Mill: who is Karl Onden?": "the engineer",
-            "Who is the engineer at Tarn Mill?": "Karl Onden",
+            "Who is Karl Onden?": "the engineer",
+            "Who is the engineer?": "Karl Onden",
         }),
         ("Tarn Mill has a pump with a capacity of 300 litres.", {
-            "About Tarn Mill: what is the capacity?": "300 litres",
+            "What is the capacity?": "300 litres",
         }),
     ],
 )  # fmt: skip
@@ -163,19 +163,19 @@ def test_a_sentence_is_asked_for_these_parts_too(sentence: str, questions: dict[
             "For how long should you bake the bread at 210 degrees?": "45 minutes",
         }),
         ("Mix 700 grams of flour with 3 spoons of salt.", {
-            "How much flour should you mix in Rye bread?": "700 grams of flour",
-            "About Rye bread: how many grams of flour should you mix with 3 spoons of salt?": "700 grams of flour",
-            "About Rye bread: with how much salt should you mix 700 grams of flour?": "3 spoons of salt",
+            "How much flour should you mix?": "700 grams of flour",
+            "How many grams of flour should you mix with 3 spoons of salt?": "700 grams of flour",
+            "With how much salt should you mix 700 grams of flour?": "3 spoons of salt",
         }),
-        ("Add two eggs.", {"How many eggs should you add in Rye bread?": "two eggs"}),
+        ("Add two eggs.", {"How many eggs should you add?": "two eggs"}),
         ("Leave the dough in a bowl.", {
-            "About Rye bread: what should you leave?": "the dough",
-            "Rye bread: what should you leave the dough in?": "a bowl",
+            "What should you leave?": "the dough",
+            "What should you leave the dough in?": "a bowl",
         }),
         ("Fry each slice within 2 minutes.", {
-            "How soon should you fry each slice in Rye bread?": "2 minutes",
+            "How soon should you fry each slice?": "2 minutes",
         }),
-        ("Never wash the pan.", {"Rye bread: what should you not wash?": "the pan"}),
+        ("Never wash the pan.", {"What should you not wash?": "the pan"}),
     ],
 )  # fmt: skip
 def test_an_instruction_is_asked_for_what_you_should_do(
@@ -198,7 +198,7 @@ def test_an_instruction_is_asked_for_what_you_should_do(
             "Who kept the notebook of Tarn Mill?", "an innkeeper", "The notebook was kept by an innkeeper.",
         )),
         (("Odile Brandt, whose father was a cooper, painted the door.",), Stated(
-            "Who was Odile Brandt's father at Tarn Mill?", "a cooper", "Odile Brandt's father was a cooper.",
+            "Who was Odile Brandt's father?", "a cooper", "Odile Brandt's father was a cooper.",
         )),
         (("Every May the town holds a fair.",), Stated(
             "When does the town of Tarn Mill hold a fair?", "Every May", "Every May, the town holds a fair.",
@@ -207,22 +207,22 @@ def test_an_instruction_is_asked_for_what_you_should_do(
             "Who leads the choir of Tarn Mill?", "Anna Holm", "The choir is led by Anna Holm.",
         )),
         (("Fenwick was founded by a merchant named Aldo Resch.",), Stated(
-            "What is the name of the merchant in Tarn Mill?", "Aldo Resch", "The name of the merchant is Aldo Resch.",
+            "What is the name of the merchant?", "Aldo Resch", "The name of the merchant is Aldo Resch.",
         )),
         (("Peter Jones, the chairman, collects coins.",), Stated(
-            "Who is the chairman at Tarn Mill?", "Peter Jones", "Peter Jones is the chairman.",
+            "Who is the chairman?", "Peter Jones", "Peter Jones is the chairman.",
         )),
         (("The keeper lives in the yellow house.",), Stated(
-            "What colour is the house in Tarn Mill?", "yellow", "The house is yellow.",
+            "What colour is the house?", "yellow", "The house is yellow.",
         )),
         (("Never wash the pan.",), Stated(
-            "Tarn Mill: what should you not wash?", "the pan", "Do not wash the pan.",
+            "What should you not wash?", "the pan", "Do not wash the pan.",
         )),
         (("The library does not lend maps.",), Stated(
             "What does the library of Tarn Mill not lend?", "maps", "The library does not lend maps.",
         )),
         (("Anna Holm was a painter.", "She was born in Lisbon in 1840."), Stated(
-            "About Tarn Mill: where was Anna Holm born?", "Lisbon", "Anna Holm was born in Lisbon in 1840.",
+            "Where was Anna Holm born?", "Lisbon", "Anna Holm was born in Lisbon in 1840.",
         )),
         (("Tarn Mill stands by the river.", "It was sold in March."), Stated(
             "In which month was Tarn Mill sold?", "March", "Tarn Mill was sold in March.",
@@ -252,14 +252,13 @@ SENTENCES = (
 )
 
 
-def test_every_question_is_one_names_the_topic_and_gives_nothing_away(parse: Language) -> None:
+def test_every_question_is_one_and_gives_nothing_away(parse: Language) -> None:
     for sentence, found in zip(SENTENCES, stated_of(SENTENCES, TOPIC, parse), strict=True):
         for stated in found:
             assert stated.question.count("?") == 1, (sentence, stated)
             assert stated.question.endswith("?"), (sentence, stated)
             assert stated.question == " ".join(stated.question.split()), (sentence, stated)
             assert stated.question[0].isupper(), (sentence, stated)
-            assert content_words(TOPIC) & content_words(stated.question), (sentence, stated)
             assert content_words(stated.span) - content_words(stated.question), (sentence, stated)
 
 
@@ -285,16 +284,6 @@ def test_each_sentence_has_its_own_questions_in_order(parse: Language) -> None:
     assert found[-2:] == [[], []]
     assert {stated.span for stated in found[3]} >= {"ten years", "the chairman"}
     assert stated_of([], TOPIC, parse) == []
-
-
-def test_a_question_always_names_the_topic_in_the_same_way_and_different_ones_in_several(parse: Language) -> None:
-    assert stated_of(SENTENCES, TOPIC, parse) == stated_of(SENTENCES, TOPIC, parse)
-    things = ("a bell", "a boat", "two maps", "four stamps", "a harp", "six cups", "a lens", "candles")
-    asked = [q for thing in things for q in spans(parse, f"Peter Jones bought {thing}.")]
-    forms = {question.casefold().partition("tarn mill")[0].split()[-1:] == ["about"] for question in asked}
-    assert forms == {True, False}
-    assert any(question.startswith("Tarn Mill: ") for question in asked)
-    assert any(question.endswith((" in Tarn Mill?", " at Tarn Mill?")) for question in asked)
 
 
 def test_a_question_that_names_a_word_of_the_topic_is_left_as_it_is(parse: Language) -> None:

@@ -194,6 +194,36 @@ def test_a_pronoun_passes_on_what_it_stands_for(parse: Language) -> None:
     assert clause.subject == "The wheel"
 
 
+def test_a_pronoun_without_a_subject_before_it_is_who_was_named_last(parse: Language) -> None:
+    (clause,) = read(parse, "The picture was painted by Anna Holm.", "She died in 1890.")
+    assert clause.subject == "Anna Holm"
+
+
+def test_a_possessive_is_the_subjects_of_its_own_clause(parse: Language) -> None:
+    (clause,) = read(parse, "Peter Jones sold his boat.")
+    assert [element.text for element in clause.elements] == ["Peter Jones' boat"]
+
+
+def test_what_is_denied_doubted_or_only_possible_is_no_clause(parse: Language) -> None:
+    assert all(
+        "cost" not in clause.verb.text for clause in read(parse, "It is not true that the bridge cost 900 crowns.")
+    )
+    assert all(clause.verb.text != "took" for clause in read(parse, "He denied that Anna Holm took 900 crowns."))
+    assert all(
+        clause.verb.text != "rises" for clause in read(parse, "If the fee rises to 20 pounds, Anna Holm leaves.")
+    )
+    assert read(parse, "The mill is no longer owned by Rolf Hane.") == []
+    assert any(clause.verb.text == "cost" for clause in read(parse, "The report says that the bridge cost 900 crowns."))
+
+
+def test_what_the_subject_does_besides_is_a_clause(parse: Language) -> None:
+    clauses = read(parse, "Rolf Hane left Lorne in 1702, carrying the bell to Hask.")
+    assert [(clause.subject, clause.verb.text) for clause in clauses] == [
+        ("Rolf Hane", "left"),
+        ("Rolf Hane", "carrying"),
+    ]
+
+
 def test_a_pronoun_without_a_subject_before_it_is_the_topic(parse: Language) -> None:
     (first,) = read(parse, "She plays the cello.", topic="Nora Felding")
     assert first.subject == "Nora Felding"

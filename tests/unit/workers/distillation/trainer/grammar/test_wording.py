@@ -27,10 +27,10 @@ from tests.unit.workers.distillation.trainer.grammar.reading import spans
         # Spans of time.
         ("The journey takes 40 minutes.", "How long does the journey of Tarn Mill take?", "40 minutes"),
         ("The battery lasts 12 hours.", "How long does the battery of Tarn Mill last?", "12 hours"),
-        ("Press the switch for 5 seconds.", "How long should you press the switch in Tarn Mill?", "5 seconds"),
+        ("Press the switch for 5 seconds.", "How long should you press the switch?", "5 seconds"),
         ("The owner must answer within three days.", "How soon must the owner of Tarn Mill answer?", "three days"),
         ("The pond is cleaned every two weeks.", "How often is the pond of Tarn Mill cleaned?", "every two weeks"),
-        ("Anna Holm mows the lawn every day.", "About Tarn Mill: how often does Anna Holm mow the lawn?", "every day"),
+        ("Anna Holm mows the lawn every day.", "How often does Anna Holm mow the lawn?", "every day"),
     ],
 )
 def test_time_is_asked_for_by_its_kind(sentence: str, question: str, span: str, parse: Language) -> None:
@@ -82,9 +82,9 @@ def test_places_are_asked_for_with_where_or_by_their_kind(
 @pytest.mark.parametrize(
     ("sentence", "question", "colour"),
     [
-        ("The mill has a red roof.", "Tarn Mill: what colour is the roof?", "red"),
-        ("The keeper lives in the yellow house.", "What colour is the house in Tarn Mill?", "yellow"),
-        ("A grey cat guards the door.", "Tarn Mill: what colour is the cat?", "grey"),
+        ("The mill has a red roof.", "What colour is the roof?", "red"),
+        ("The keeper lives in the yellow house.", "What colour is the house?", "yellow"),
+        ("A grey cat guards the door.", "What colour is the cat?", "grey"),
     ],
 )
 def test_colours_are_asked_for_as_such(sentence: str, question: str, colour: str, parse: Language) -> None:
