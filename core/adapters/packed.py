@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,25 +21,76 @@ BASE_SLOT = 0
 
 
 class Routing:
-    """Which slot each row of the running forward pass uses; `None` while the base runs alone.
+    """Which adapters the tokens of the running forward pass have; none while the base runs alone.
 
-    `slots` is `[rows]`, or `[rows, k]` where a row has the sum of k adapters, each times its weight of `weights`.
-    `blocks` are the adapters in training, by number, to which the rows belong instead: as many consecutive rows to
-    each.
+    `spans` are those of slots. `blocks` are the adapters in training, by number, to which the rows belong instead: as
+    many consecutive rows to each.
     """
 
     def __init__(self) -> None:
-        self.slots: Tensor | None = None
-        self.weights: Tensor | None = None
+        self.spans: tuple[Span, ...] = ()
         self.blocks: tuple[int, ...] | None = None
         self.training_scale = 1.0
+
+
+class Adapted:
+    """The adapters of some rows: row i has the one in `slots[i]` of `[rows]`, or with `[rows, k]` the sum of k of them,
+    each times its weight of `weights`.
+
+    Their weights are gathered once for as long as the rows stay the same, so those slots must not be written to.
+    """
+
+    def __init__(self, adapters: PackedAdapters, slots: Tensor, weights: Tensor | None = None) -> None:
+        self.routing = adapters.routing
+        self.slots = slots
+        self.weights = weights
+        self._gathered: dict[PackedLinear, tuple[Tensor, Tensor] | None] = {}
+
+    def of(self, layer: PackedLinear) -> tuple[Tensor, Tensor] | None:
+        """A's `[rows, rank, in]`, scaled, and B's `[rows, rank, out]`; `None` where no row has any for this layer."""
+        if layer not in self._gathered:
+            self._gathered[layer] = layer.gathered(self.slots, self.weights)
+        return self._gathered[layer]
+
+    def only(self, rows: Tensor) -> Adapted:
+        """Of these rows alone, in their order."""
+        fewer = copy(self)
+        fewer.slots = self.slots[rows]
+        fewer.weights = None if self.weights is None else self.weights[rows]
+        fewer._gathered = {}
+        return fewer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """Consecutive tokens of a pass from `start` on: `rows` of `width` tokens, each row with its adapter."""
+
+    start: int
+    rows: int
+    width: int
+    adapted: Adapted
+
+
+@contextmanager
+def routed(spans: Sequence[Span]) -> Iterator[None]:
+    """Within it a forward pass has the adapters of `spans`, all of the same slots; other tokens are the base's."""
+    if not spans:
+        yield
+        return
+    routing = spans[0].adapted.routing
+    before, routing.spans = routing.spans, tuple(spans)
+    try:
+        yield
+    finally:
+        routing.spans = before
 
 
 class PackedLinear(nn.Module):
     """A frozen linear layer plus one low-rank update per slot.
 
-    `a` is `[slots, rank, in]`, `b` is `[slots, out, rank]`, `scale` is `[slots]`. Adapters in training have parameters
-    of their own, `a_0`, `b_0`, `a_1`, …, so that each has its own optimiser state and learning rate.
+    `a` is `[slots, rank, in]`, `b` is `[slots, out, rank]`, `scale` is `[slots]`; `ranks` says how much of a slot is
+    in use. Adapters in training have parameters of their own, `a_0`, `b_0`, `a_1`, …, so that each has its own
+    optimiser state and learning rate.
     """
 
     a: Tensor
@@ -50,24 +103,31 @@ class PackedLinear(nn.Module):
         self.routing = routing
         self.rank = rank
         self.trained = 0
+        self.ranks = [0] * slots
         self.register_buffer("a", base.weight.new_zeros(slots, rank, base.in_features), persistent=False)
         self.register_buffer("b", base.weight.new_zeros(slots, base.out_features, rank), persistent=False)
         self.register_buffer("scale", base.weight.new_zeros(slots), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` is `[rows, tokens, in]`; row i gets the update of slot `routing.slots[i]`, or the sum of several, or its
-        block's adapter.
-        """
+        """`x` is `[rows, tokens, in]`; what adapters add to its tokens is the routing's to say."""
         y: Tensor = self.base(x)
-        blocks, slots = self.routing.blocks, self.routing.slots
-        if blocks is not None:
-            return self._in_training(x, y, blocks) if self.trained else y
-        if slots is None:
-            return y
-        if slots.ndim == 2:
-            return self._summed(x, y, slots)
-        narrow = torch.bmm(x, self.a[slots].transpose(1, 2)) * self.scale[slots, None, None]
-        return torch.baddbmm(y, narrow, self.b[slots].transpose(1, 2))
+        routing = self.routing
+        if routing.blocks is not None:
+            return self._in_training(x, y, routing.blocks) if self.trained else y
+        for span in routing.spans:
+            self._add(span, x, y)
+        return y
+
+    def gathered(self, slots: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """What `Adapted.of` says. A sum of k adapters of rank r is one of rank k · r: all A's below each other, all B's
+        beside each other."""
+        rank = max(self.ranks[slot] for slot in slots.flatten().tolist())
+        if rank == 0:
+            return None
+        several = slots if slots.ndim == 2 else slots[:, None]
+        scale = self.scale[several] if weights is None else self.scale[several] * weights.to(self.scale)
+        a = self.a[several, :rank] * scale[:, :, None, None]
+        return a.flatten(1, 2), self.b[several, :, :rank].transpose(2, 3).flatten(1, 2)
 
     def open_for_training(self, adapters: int) -> None:
         """Makes room for that many adapters in training."""
@@ -88,13 +148,16 @@ class PackedLinear(nn.Module):
         narrow = torch.bmm(x.reshape(count, -1, x.shape[-1]), a.transpose(1, 2)) * self.routing.training_scale
         return torch.baddbmm(y.reshape(count, -1, y.shape[-1]), narrow, b.transpose(1, 2)).view_as(y)
 
-    def _summed(self, x: Tensor, y: Tensor, slots: Tensor) -> Tensor:
-        """A sum of k adapters of rank r is one of rank k · r: their A's below, their B's beside each other."""
-        assert self.routing.weights is not None
-        a = self.a[slots].flatten(1, 2)
-        b = self.b[slots].transpose(2, 3).flatten(1, 2)
-        scale = (self.scale[slots] * self.routing.weights.to(self.scale)).repeat_interleave(self.a.shape[1], 1)
-        return torch.baddbmm(y, torch.bmm(x, a.transpose(1, 2)) * scale[:, None], b)
+    def _add(self, span: Span, x: Tensor, y: Tensor) -> None:
+        pair = span.adapted.of(self)
+        if pair is None:
+            return
+        a, b = pair
+        end = span.start + span.rows * span.width
+        theirs, added = (
+            part.flatten(0, -2)[span.start : end].view(span.rows, span.width, part.shape[-1]) for part in (x, y)
+        )
+        added.baddbmm_(torch.bmm(theirs, a.transpose(1, 2)), b)
 
 
 class PackedAdapters:
@@ -107,19 +170,6 @@ class PackedAdapters:
         self.rank = rank
         self.targets = tuple(targets)
         self.layers = _install(model, self.routing, self.targets, slots, rank)
-
-    @contextmanager
-    def routed(self, slots: Tensor | None, weights: Tensor | None = None) -> Iterator[None]:
-        """Within it, row i of a forward pass uses slot `slots[i]`; `None` is the base alone.
-
-        With `slots` and `weights` `[rows, k]` row i uses the sum of its slots' updates, each times its weight.
-        """
-        before = self.routing.slots, self.routing.weights
-        self.routing.slots, self.routing.weights = slots, weights
-        try:
-            yield
-        finally:
-            self.routing.slots, self.routing.weights = before
 
     @torch.no_grad()
     def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
@@ -144,6 +194,7 @@ class PackedAdapters:
             layer.a[slot, :rank] = a.to(layer.a)
             layer.b[slot, :, :rank] = b.to(layer.b)
             layer.scale[slot] = scale
+            layer.ranks[slot] = rank
 
     @torch.no_grad()
     def read(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -159,6 +210,7 @@ class PackedAdapters:
             layer.a[slot].zero_()
             layer.b[slot].zero_()
             layer.scale[slot].zero_()
+            layer.ranks[slot] = 0
 
     def remove(self) -> None:
         """Takes the slots out of the model again; it is then as it was before."""

@@ -12,7 +12,7 @@ from core.base_model.allocator import keep_freed_memory
 from core.base_model.chat import Chat
 from core.base_model.description import BaseDescription
 from core.base_model.frozen import freeze
-from core.engine.shared_start import install
+from core.engine.attention import install
 
 
 @dataclass(frozen=True, slots=True)

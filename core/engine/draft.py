@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.adapters.packed import BASE_SLOT, PackedAdapters
 from core.engine.kv import PrefixKv
+from core.engine.passes import Feed, Passes, run_alone
 from core.engine.rows import Rows
 from core.gate.features import DraftSignals
 
@@ -20,9 +21,9 @@ class Drafts:
     """What a batch of drafts left behind.
 
     For question i: `tokens[i]` (greedy under its adapter, cut at an end token), whether it `ended` there, and
-    `signals[i]`. `rows` still holds all KV, so that generation can go on. Row i is question i under its adapter, row n
-    (only if asked for) the base writing its own answer to question 0. For each row, `first_logits` follow the
-    activation tokens, `drafted` is what was fed after them, `next_logits` follow that.
+    `signals[i]`. `rows` still holds all KV but the shared one, so that generation can go on. Row i is question i under
+    its adapter, row n (only if asked for) the base writing its own answer to question 0. For each row, `first_logits`
+    follow the activation tokens, `drafted` is what was fed after them, `next_logits` follow that.
     """
 
     tokens: list[list[int]]
@@ -34,7 +35,6 @@ class Drafts:
     drafted: list[list[int]]
 
 
-@torch.no_grad()
 def draft(
     model: Any,
     adapters: PackedAdapters,
@@ -44,10 +44,39 @@ def draft(
     *,
     length: int,
     end_tokens: frozenset[int],
-    room: int = 0,
     base_answer: bool = False,
+    room: int = 0,
 ) -> Drafts:
-    """Drafts `length` tokens for question i (`prefixes[i]`) with the adapter in `slots[i]`.
+    """As `drafting`, run by itself."""
+    passes = drafting(
+        model,
+        adapters,
+        prefixes,
+        activation,
+        slots,
+        length=length,
+        end_tokens=end_tokens,
+        base_answer=base_answer,
+        room=room,
+    )
+    return run_alone(model, passes)
+
+
+@torch.no_grad()
+def drafting(
+    model: Any,
+    adapters: PackedAdapters,
+    prefixes: Sequence[PrefixKv],
+    activation: Sequence[int],
+    slots: Sequence[int],
+    *,
+    length: int,
+    end_tokens: frozenset[int],
+    base_answer: bool = False,
+    room: int = 0,
+    shared: PrefixKv | None = None,
+) -> Passes[Drafts]:
+    """Drafts `length` tokens for question i (`prefixes[i]`, all of them after `shared`) with the adapter in `slots[i]`.
 
     The base then reads all drafts at once. With `base_answer` one more row lets the base continue `prefixes[0]` by
     itself. `room` keeps space for that many tokens after the draft.
@@ -60,19 +89,21 @@ def draft(
         room=len(activation) + length + room,
         adapters=adapters,
         slots=[*slots, *[BASE_SLOT] * len(own)],
+        shared=shared,
     )
-    logits = rows.feed([activation] * (n + len(own)))[:, -1]
+    logits = (yield Feed(rows, [activation] * (n + len(own))))[:, -1]
     first_logits = logits
     seen = [logits[:n]]
     drafted: list[list[int]] = [[] for _ in range(n + len(own))]
     for step in range(length):
         for row, token in enumerate(logits.argmax(-1).tolist()):
             drafted[row].append(token)
-        logits = rows.feed([[fed[-1]] for fed in drafted])[:, -1]
+        logits = (yield Feed(rows, [[fed[-1]] for fed in drafted]))[:, -1]
         if step + 1 < length:
             seen.append(logits[:n])
-    by_adapter = torch.stack(seen, 1).float().log_softmax(-1)
-    by_base = _read_by_base(model, prefixes, activation, drafted[:n]).float().log_softmax(-1)
+    reading = Rows(model, prefixes, room=len(activation) + length, shared=shared)
+    read = yield Feed(reading, [[*activation, *tokens[:-1]] for tokens in drafted[:n]], keep=length)
+    by_adapter, by_base = torch.stack(seen, 1).float().log_softmax(-1), read.float().log_softmax(-1)
     used = [_read(drafted[row], end_tokens) for row in range(n)]
     signals = [
         signals_of(by_adapter[row, :count], by_base[row, :count], drafted[row][:count])
@@ -81,15 +112,6 @@ def draft(
     tokens = [_until_end(drafted[row], end_tokens) for row in range(n)]
     ended = [any(token in end_tokens for token in drafted[row]) for row in range(n)]
     return Drafts(tokens, ended, signals, rows, first_logits, logits, drafted)
-
-
-def _read_by_base(
-    model: Any, prefixes: Sequence[PrefixKv], activation: Sequence[int], drafted: Sequence[Sequence[int]]
-) -> Tensor:
-    """The base's logits `[rows, length, vocabulary]` before each drafted token."""
-    length = len(drafted[0])
-    rows = Rows(model, prefixes, room=len(activation) + length)
-    return rows.feed([[*activation, *tokens[:-1]] for tokens in drafted], keep=length)
 
 
 def signals_of(adapter: Tensor, base: Tensor, tokens: Sequence[int]) -> DraftSignals:

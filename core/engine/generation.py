@@ -1,6 +1,6 @@
 """An answer as it grows: tokens to text, stop sequences, length, and the loop that continues a row.
 
-`Answer` and its parts are pure; `generate` runs the model one token per step and can be left between any two.
+`Answer` and its parts are pure; `generate` asks for the model one token a step and can be left between any two.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from core.engine.rows import Rows
+from core.engine.passes import Step
+from core.engine.running import RunningRow
 from core.engine.sampling import Sampler
 
 FinishReason = Literal["stop", "length"]
@@ -120,12 +120,12 @@ class Answer:
 
 
 def generate(
-    rows: Rows, logits: Tensor, drafted: Sequence[int], sampler: Sampler, answer: Answer
-) -> Generator[str, None, None]:
-    """Yields text after each token until `answer` is finished; between two yields the model has run at most once.
+    row: RunningRow, logits: Tensor, drafted: Sequence[int], sampler: Sampler, answer: Answer
+) -> Generator[str | Step, Tensor, None]:
+    """Yields text after each token until `answer` is finished, and asks for a step where the model has to go on.
 
-    `drafted` are tokens that `rows` (one row) has been fed already: they are given out without running the model.
-    `logits` `[vocabulary]` are those after the last token fed.
+    `drafted` are tokens that `row` has been fed already: they are given out without running the model. `logits`
+    `[vocabulary]` are those after the last token fed.
     """
     for token in drafted:
         yield answer.push(token)
@@ -136,6 +136,4 @@ def generate(
         yield answer.push(token)
         if answer.finish_reason is not None:
             return
-        # Not around the yield: the mode would then leak into whatever the thread does in between.
-        with torch.no_grad():
-            logits = rows.feed([[token]])[0, -1]
+        logits = yield Step(row, token)

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from core.engine.kv import PrefixKv
+from core.engine.passes import Feed, Passes, run_alone
 from core.engine.rows import Rows
 
 
@@ -56,17 +55,25 @@ class PrefixCache:
             return CacheStats(self._queries, self._hits, self._evictions, len(self._blocks), self._max_blocks)
 
     def prefill(self, model: Any, tokens: Sequence[int], salt: str) -> tuple[PrefixKv, int]:
+        """As `prefilling`, run by itself."""
+        return run_alone(model, self.prefilling(model, tokens, salt))
+
+    def prefilling(self, model: Any, tokens: Sequence[int], salt: str) -> Passes[tuple[PrefixKv, int]]:
         """The base's KV of `tokens`, and how many of them came from the cache. The KV is shared: never write to it.
 
-        What is missing is computed one block at a time, cold or warm, so that the same tokens give the same bits
-        whatever was cached.
+        What is missing is computed one block at a time, cold or warm, so that the same tokens give the same KV whatever
+        was cached, and a long prompt does not hold up the rows that write.
         """
         keys = self._keys(tokens, salt)
         found = self._take(keys, len(tokens))
         reused = len(found) * self._block_tokens
+        past = PrefixKv.join(found) if found else PrefixKv.empty(model)
         if reused == len(tokens):
-            return PrefixKv.join(found) if found else PrefixKv.empty(model), reused
-        kv = self._compute(model, tokens[reused:], PrefixKv.join(found) if found else PrefixKv.empty(model))
+            return past, reused
+        rows = Rows(model, [past], room=len(tokens) - reused)
+        for start in range(reused, len(tokens), self._block_tokens):
+            yield Feed(rows, [tokens[start : start + self._block_tokens]], keep=0)
+        kv = rows.kv(0)
         self._put(keys, len(found), kv)
         return kv, reused
 
@@ -117,14 +124,6 @@ class PrefixCache:
         for key in reversed(keys):
             if key in self._blocks:
                 self._blocks.move_to_end(key)
-
-    def _compute(self, model: Any, tokens: Sequence[int], past: PrefixKv) -> PrefixKv:
-        """`past` and then `tokens`, block by block as `rows.prefill` would, without copying the past for each block."""
-        with torch.no_grad():
-            rows = Rows(model, [past], room=len(tokens))
-            for start in range(0, len(tokens), self._block_tokens):
-                rows.feed([tokens[start : start + self._block_tokens]])
-        return rows.kv(0)
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -7,15 +7,14 @@ drafts and serving. What a row is fed comes after its prefix, and the adapter in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.adapters.packed import BASE_SLOT, PackedAdapters
+from core.adapters.packed import BASE_SLOT, Adapted, PackedAdapters
+from core.engine.blocks import Block, alone, can_run_together, states_alone
 from core.engine.kv import PrefixKv, batch_cache
-from core.engine.shared_start import can_share
 
 
 class Rows:
@@ -39,15 +38,12 @@ class Rows:
         if shared is not None and len(shared) == 0:
             shared = None
         # A model that can't share has the start in each row, and `kv` leaves it out again.
-        self._copied = 0 if shared is None or can_share(model) else len(shared)
+        self._copied = 0 if shared is None or can_run_together(model) else len(shared)
         if shared is not None and self._copied:
             prefixes, shared = [PrefixKv.join([shared, prefix]) for prefix in prefixes], None
         self._model = model
         self._shared = shared
-        self._adapters = adapters
-        self._slots, self._weights = _routing(slots, model.device), None
-        if mixes is not None:
-            self._slots, self._weights = _mixed(mixes, model.device)
+        self._adapted = None if adapters is None else adapted(adapters, slots, mixes, model.device)
         self._cache = batch_cache(prefixes, room)
         longest = max(len(prefix) for prefix in prefixes)
         columns = torch.arange(longest, device=model.device)
@@ -61,33 +57,28 @@ class Rows:
         Rows of unequal length are right-aligned: row i's logits are the last `len(tokens[i])` of the kept columns.
         With gradients enabled and adapters that train, feed once only: nothing is then written to the cache.
         """
-        ids, real = _right_aligned(tokens, self._model.device)
-        width = ids.shape[1]
-        # Given as positions, several columns come out contiguous, and the head is one product for all rows.
-        kept = keep if keep == 1 else torch.arange(width - keep, width, device=ids.device)
-        arguments = self._advance(real)
-        with self._routed():
-            logits: Tensor = self._model(input_ids=ids, logits_to_keep=kept, **arguments).logits
-        return logits
+        return alone(self._model, self.enter(tokens), keep)
 
     def feed_decoder(self, tokens: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None) -> Tensor:
         """As `feed`, but what the decoder's last layer gives, `[rows, columns, hidden]`, without the head.
 
         `hidden[i]`, `[len(tokens[i]), hidden]`, is what row i's tokens have become before the first layer that runs.
         """
+        block = self.enter(tokens)
+        before = None if hidden is None else _padded_left(hidden, block.ids.shape[1])
+        return states_alone(self._model, block, before)
+
+    def enter(self, tokens: Sequence[Sequence[int]]) -> Block:
+        """Each row with its next tokens, to be run in one pass, alone or with other blocks, exactly once."""
         ids, real = _right_aligned(tokens, self._model.device)
-        arguments = self._advance(real)
-        given = {"input_ids": ids} if hidden is None else {"inputs_embeds": _padded_left(hidden, ids.shape[1])}
-        with self._routed():
-            states: Tensor = self._model.get_decoder()(**given, **arguments).last_hidden_state
-        return states
+        mask, positions = self._advance(real)
+        return Block(ids, positions, mask, self._cache.layers, self._shared, self._adapted)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drops all rows but `rows`, in that order."""
         index = torch.tensor(rows, device=self._valid.device)
         self._valid, self._lengths = self._valid[index], self._lengths[index]
-        self._slots = None if self._slots is None else self._slots[index]
-        self._weights = None if self._weights is None else self._weights[index]
+        self._adapted = None if self._adapted is None else self._adapted.only(index)
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys[index], layer.values[index]
 
@@ -109,8 +100,8 @@ class Rows:
             torch.stack([layer.values[row, :, :used][:, at] for layer in self._cache.layers]),
         )
 
-    def _advance(self, real: Tensor) -> dict[str, Any]:
-        """Where the new columns stand and what they may look at, as arguments of the model; `real` is not padding."""
+    def _advance(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        """What the new columns may look at and where they stand; `real` is not padding."""
         valid = torch.cat([self._valid, real], 1)
         total, width = valid.shape[1], real.shape[1]
         column = torch.arange(total, device=real.device)
@@ -123,17 +114,7 @@ class Rows:
         positions = (before + self._lengths[:, None] + real.cumsum(1) - 1).clamp(min=0)
         self._valid = valid
         self._lengths = self._lengths + real.sum(1)
-        sharing = {} if self._shared is None else {"shared_start": self._shared}
-        return {
-            **sharing,
-            "attention_mask": mask[:, None],
-            "position_ids": positions,
-            "past_key_values": self._cache,
-            "use_cache": True,
-        }
-
-    def _routed(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._adapters is None else self._adapters.routed(self._slots, self._weights)
+        return mask[:, None], positions
 
 
 @torch.no_grad()
@@ -161,15 +142,19 @@ def _padded_left(parts: Sequence[Tensor], width: int) -> Tensor:
     return torch.stack([nn.functional.pad(part, (0, 0, width - len(part), 0)) for part in parts])
 
 
-def _routing(slots: Sequence[int] | None, device: torch.device) -> Tensor | None:
-    if slots is None or all(slot == BASE_SLOT for slot in slots):
-        return None
-    return torch.tensor(list(slots), device=device)
-
-
-def _mixed(mixes: Sequence[Mapping[int, float]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Slots and weights `[rows, k]`; a row with fewer than k is filled up with the base's slot, which adds nothing."""
+def adapted(
+    adapters: PackedAdapters,
+    slots: Sequence[int] | None,
+    mixes: Sequence[Mapping[int, float]] | None,
+    device: torch.device,
+) -> Adapted | None:
+    """The adapters of rows as `Rows` takes them; `None` where all are the base's."""
+    if mixes is None:
+        if slots is None or all(slot == BASE_SLOT for slot in slots):
+            return None
+        return Adapted(adapters, torch.tensor(list(slots), device=device))
     most = max([1, *(len(mix) for mix in mixes)])
-    slots = [[*mix, *[BASE_SLOT] * (most - len(mix))] for mix in mixes]
+    # A row with fewer than k is filled up with the base's slot, which adds nothing.
+    several = [[*mix, *[BASE_SLOT] * (most - len(mix))] for mix in mixes]
     weights = [[*mix.values(), *[0.0] * (most - len(mix))] for mix in mixes]
-    return torch.tensor(slots, device=device), torch.tensor(weights, device=device)
+    return Adapted(adapters, torch.tensor(several, device=device), torch.tensor(weights, device=device))

@@ -1,30 +1,48 @@
 """The engine's thread: the only one that runs the base model.
 
-Requests are generators of events. Those that run take turns, one step each, so that a long answer does not hold up a
-short one and a request that waits for a slot holds up nobody. Continuous batching will replace the turn by one batched
-step; what a request is, how it waits, and how it ends stay as they are.
+Requests are generators of events. Between two events a request may ask for a pass of the model; what all of them ask
+for runs as one (continuous batching, Orca, OSDI 2022): rows that write go on in every pass, and prompts and drafts join
+them in turn, so many tokens a pass. So a long prompt does not hold up those who write, and a request that waits for a
+slot holds up nobody.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from torch import Tensor
+
+from core.engine.passes import Feed, Step
 from core.errors import LatentBankError, Unavailable
 from core.logs import bind, get_logger
 from core.metrics import InferenceMetrics
 from workers.inference.fair_queue import FairQueue
 from workers.inference.question import Event, Waiting
 
-MAX_RUNNING = 8
+MAX_RUNNING = 16
+PASS_TOKENS = 128
+"""Tokens of prompts and drafts that one pass takes beside the rows that write; at least one request's."""
 _PAUSE_SECONDS = 0.01
 
 log = get_logger(__name__)
 
-Work = Generator[Event, None, None]
+Asked = Feed | Step
+Work = Generator[Event | Asked, Tensor, None]
 Outcome = Event | LatentBankError | None
+
+
+class Runner(Protocol):
+    """Runs one pass."""
+
+    def run(self, feeds: Sequence[Feed], steps: Sequence[Step]) -> list[Tensor]:
+        """Logits of all feeds and then of all steps."""
+
+    def reset(self) -> None:
+        """Called after a pass failed, when all its requests have ended."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,19 +52,29 @@ class Ticket:
     work: Work
     deliver: Callable[[Outcome], None]
     request_id: str
+    asked: Asked | None = field(default=None, init=False)
+    logits: Tensor | None = field(default=None, init=False)
     waiting: bool = field(default=False, init=False)
     cancelled: bool = field(default=False, init=False)
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more; takes effect before the next step. May be called at any time."""
+        """Nobody wants the answer any more; takes effect before the next pass. May be called at any time."""
         self.cancelled = True
 
 
 class Engine:
     """Runs tickets until it is stopped; those left then end with `Unavailable`."""
 
-    def __init__(self, metrics: InferenceMetrics, max_running: int = MAX_RUNNING) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        metrics: InferenceMetrics,
+        max_running: int = MAX_RUNNING,
+        pass_tokens: int = PASS_TOKENS,
+    ) -> None:
+        self._runner = runner
         self._metrics = metrics
+        self._pass_tokens = pass_tokens
         self._max_running = max_running
         self._queue: FairQueue[Ticket] = FairQueue()
         self._running: deque[Ticket] = deque()
@@ -68,7 +96,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after the present step."""
+        """Ends the thread after the present pass."""
         with self._news:
             self._stopped = True
             self._news.notify_all()
@@ -84,54 +112,104 @@ class Engine:
             self._news.notify_all()
         return ticket
 
+    def turn(self) -> bool:
+        """Admits who can be, lets each request go on, and runs one pass for all of them; whether there was one.
+
+        For the engine's own thread, and for those who want to take its turns themselves instead of starting it.
+        """
+        with self._news:
+            while len(self._running) < self._max_running and (ticket := self._queue.take()) is not None:
+                self._running.append(ticket)
+            self._show()
+        for ticket in list(self._running):
+            self._advance(ticket)
+        chosen = self._choose()
+        if chosen:
+            self._pass(chosen)
+        return bool(chosen)
+
     def _run(self) -> None:
-        while self._admit():
-            progress = [self._step(ticket) for ticket in list(self._running)]
-            if progress and not any(progress):
+        while self._wait():
+            if not self.turn() and self._running:
                 with self._news:
                     self._news.wait(_PAUSE_SECONDS)
         self._abandon()
 
-    def _admit(self) -> bool:
-        """Fills the running set, sleeps while there is nothing to do; false when stopped."""
+    def _wait(self) -> bool:
+        """Sleeps while there is nothing to do; false when stopped."""
         with self._news:
-            while True:
-                while len(self._running) < self._max_running and (ticket := self._queue.take()) is not None:
-                    self._running.append(ticket)
-                if self._running or self._stopped:
-                    break
+            while not (self._running or len(self._queue) or self._stopped):
                 self._show()
                 self._news.wait()
-            self._show()
             return not self._stopped
 
-    def _step(self, ticket: Ticket) -> bool:
-        """One step of one request; whether it did anything."""
+    def _advance(self, ticket: Ticket) -> None:
+        """Lets a request go on until it needs the model, has to wait, or is through."""
         if ticket.cancelled:
             self._end(ticket, None)
-            return True
+            return
         with bind(request_id=ticket.request_id):
-            try:
-                event = next(ticket.work, None)
-            except LatentBankError as problem:
-                self._end(ticket, problem)
-                return True
-            except Exception:
-                # A boundary: one request's failure must not end the engine.
-                log.exception("a request failed in the engine")
+            while ticket.asked is None and not (ticket.cancelled or self._stopped):
+                try:
+                    event = self._resume(ticket)
+                except StopIteration:
+                    self._end(ticket, None)
+                    return
+                except LatentBankError as problem:
+                    self._end(ticket, problem)
+                    return
+                except Exception:
+                    # A boundary: one request's failure must not end the engine.
+                    log.exception("a request failed in the engine")
+                    self._end(ticket, LatentBankError("The request failed inside the worker."))
+                    return
+                ticket.waiting = isinstance(event, Waiting)
+                if isinstance(event, Feed | Step):
+                    ticket.asked = event
+                elif ticket.waiting:
+                    return
+                else:
+                    ticket.deliver(event)
+
+    @staticmethod
+    def _resume(ticket: Ticket) -> Event | Asked:
+        logits, ticket.logits = ticket.logits, None
+        return next(ticket.work) if logits is None else ticket.work.send(logits)
+
+    def _choose(self) -> list[Ticket]:
+        """Whose passes run now: all that write, and of the others the longest not served, as many as the pass takes."""
+        writing = [ticket for ticket in self._running if isinstance(ticket.asked, Step)]
+        feeding: list[Ticket] = []
+        room = self._pass_tokens
+        for ticket in self._running:
+            if isinstance(ticket.asked, Feed) and (not feeding or ticket.asked.size <= room):
+                feeding.append(ticket)
+                room -= ticket.asked.size
+        for ticket in feeding:
+            self._running.remove(ticket)
+            self._running.append(ticket)
+        return [*feeding, *writing]
+
+    def _pass(self, tickets: Sequence[Ticket]) -> None:
+        asked = [ticket.asked for ticket in tickets]
+        feeds = [one for one in asked if isinstance(one, Feed)]
+        steps = [one for one in asked if isinstance(one, Step)]
+        try:
+            results = self._runner.run(feeds, steps)
+        except Exception:
+            # A boundary: whatever the pass left behind belongs to these requests, and goes with them.
+            log.exception("a pass of the model failed", feeds=len(feeds), steps=len(steps))
+            for ticket in tickets:
                 self._end(ticket, LatentBankError("The request failed inside the worker."))
-                return True
-        if event is None:
-            self._end(ticket, None)
-            return True
-        ticket.waiting = isinstance(event, Waiting)
-        if not ticket.waiting:
-            ticket.deliver(event)
-        return not ticket.waiting
+            self._runner.reset()
+            return
+        for ticket, logits in zip(tickets, results, strict=True):
+            ticket.asked, ticket.logits = None, logits
 
     def _end(self, ticket: Ticket, problem: LatentBankError | None) -> None:
         with self._news:
             self._running.remove(ticket)
+        ticket.waiting = False
         # Closing runs the generator's `finally`, which gives its slots back.
         ticket.work.close()
         ticket.deliver(problem)

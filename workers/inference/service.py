@@ -1,26 +1,26 @@
 """The way of a question: prompt → candidates → prefix → drafts → gate → answer.
 
 `admit` runs on any thread and does what may take its time without the engine: truth, index, loading adapters to RAM.
-`answer` runs on the engine's thread, a step between any two of its events.
+`answer` runs on the engine's thread; where it needs the model it asks for a pass, which it shares with other requests.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from core.adapters.packed import BASE_SLOT, PackedAdapters
+from core.adapters.packed import PackedAdapters
 from core.adapters.peft_format import LoadedAdapter
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
-from core.engine.draft import Drafts, draft
+from core.engine.draft import Drafts, drafting
 from core.engine.generation import Answer, generate
 from core.engine.kv import PrefixKv
+from core.engine.passes import Feed, Passer, Passes, Step
 from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows
 from core.engine.sampling import Sampler
@@ -38,7 +38,6 @@ from workers.inference.prompts import retrieval_query, split_prompt
 from workers.inference.question import (
     Decision,
     Delta,
-    Event,
     Finished,
     Judged,
     Mode,
@@ -48,6 +47,7 @@ from workers.inference.question import (
     Waiting,
 )
 from workers.inference.residency import Lease, Residency
+from workers.inference.scheduler import Work
 
 
 class QueryEncoder(Protocol):
@@ -82,10 +82,10 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opening:
-    """Where generation begins: a row with `kv` has written `drafted`, and `logits` come next."""
+    """Where generation begins: a row that continues `parts` has written `drafted`, and `logits` come next."""
 
     decision: Decision
-    kv: PrefixKv
+    parts: tuple[PrefixKv, ...]
     logits: Tensor
     drafted: tuple[int, ...]
 
@@ -108,6 +108,7 @@ class Service:
         self.banks = banks
         self.residency = residency
         self.metrics = metrics
+        self.passer = Passer(base.model, packed)
         self._packed = packed
         self._encoder = encoder
         self._prefix_cache = prefix_cache
@@ -123,16 +124,17 @@ class Service:
         candidates = () if scope.mode == "off" else self._candidates(question, scope, bank)
         return Admitted(question, prompt, max_tokens, scope, candidates, self.banks.gate(bank))
 
-    def answer(self, admitted: Admitted) -> Generator[Event, None, None]:
-        """`Waiting` while the slots are full, then `Started`, a `Delta` per token, `Finished`."""
+    def answer(self, admitted: Admitted) -> Work:
+        """`Waiting` while the slots are full, then `Started`, a `Delta` per token, `Finished`; between them `Feed` and
+        `Step` where a pass of the model is needed."""
         lease = self.residency.acquire({c.member.digest: c.adapter for c in admitted.candidates})
         while lease is None:
             yield Waiting()
             lease = self.residency.acquire({c.member.digest: c.adapter for c in admitted.candidates})
         try:
             prompt = admitted.prompt
-            prefix, reused = self._prefix(admitted)
-            opening = self._open(admitted, prefix, lease)
+            prefix, reused = yield from self._prefix(admitted)
+            opening = yield from self._open(admitted, prefix, lease)
             lease.keep([one.digest for one in opening.decision.active])
             yield Started(opening.decision, len(prompt), reused)
             yield from self._continue(admitted, opening, lease)
@@ -204,9 +206,9 @@ class Service:
             found.append(Candidate(member, hit, signals, adapter))
         return tuple(found)
 
-    def _prefix(self, admitted: Admitted) -> tuple[PrefixKv, int]:
+    def _prefix(self, admitted: Admitted) -> Passes[tuple[PrefixKv, int]]:
         tokens = admitted.prompt.prefix
-        kv, reused = self._prefix_cache.prefill(self.base.model, tokens, admitted.question.tenant_id)
+        kv, reused = yield from self._prefix_cache.prefilling(self.base.model, tokens, admitted.question.tenant_id)
         self.metrics.prompt_tokens.inc(len(admitted.prompt))
         self.metrics.prefix_cache_queries.inc(len(tokens))
         self.metrics.prefix_cache_hits.inc(reused)
@@ -214,20 +216,23 @@ class Service:
         self.metrics.kv_cache_usage.set(self._prefix_cache.stats.usage)
         return kv, reused
 
-    def _open(self, admitted: Admitted, prefix: PrefixKv, lease: Lease) -> Opening:
+    def _open(self, admitted: Admitted, prefix: PrefixKv, lease: Lease) -> Passes[Opening]:
         if not admitted.candidates:
-            return self._open_base(admitted, prefix)
+            decision = decide((), admitted.scope.mode)
+            self._count(decision, admitted.scope)
+            return (yield from self._open_anew(admitted, decision, prefix, lease))
         start = time.perf_counter()
         candidates, prompt, n = admitted.candidates, admitted.prompt, len(admitted.candidates)
-        drafts = draft(
+        drafts = yield from drafting(
             self.base.model,
             self._packed,
-            [prefix] * n,
+            [PrefixKv.empty(self.base.model)] * n,
             prompt.activation,
             [lease.slot(candidate.member.digest) for candidate in candidates],
             length=min(DRAFT_TOKENS, self.base.description.context_tokens - len(prompt)),
             end_tokens=self.base.end_tokens,
             base_answer=True,
+            shared=prefix,
         )
         judged = [
             self._judge(candidate, self._features(admitted, candidate, drafts, row), admitted)
@@ -237,36 +242,30 @@ class Service:
         self.metrics.gate_seconds.observe(time.perf_counter() - start)
         self._count(decision, admitted.scope)
         if len(decision.active) > 1:
-            return self._open_mix(admitted, decision, prefix, lease)
+            # Several answer together: no draft is theirs, so their row begins anew from the base's prefix.
+            self.metrics.prefix_tokens_reused.inc(len(prompt.prefix))
+            return (yield from self._open_anew(admitted, decision, prefix, lease))
         row = judged.index(decision.served) if decision.served else n
-        kv = drafts.rows.kv(row)
+        written = drafts.rows.kv(row)
         if admitted.question.sampling.greedy:
-            return Opening(decision, kv, drafts.next_logits[row], tuple(drafts.drafted[row]))
+            return Opening(decision, (prefix, written), drafts.next_logits[row], tuple(drafts.drafted[row]))
         # A greedy draft is no sample: go back to where the answer begins.
-        return Opening(decision, kv.cut(0, len(prompt)), drafts.first_logits[row], ())
+        begun = written.cut(0, len(prompt.activation))
+        return Opening(decision, (prefix, begun), drafts.first_logits[row], ())
 
-    def _open_mix(self, admitted: Admitted, decision: Decision, prefix: PrefixKv, lease: Lease) -> Opening:
-        """Several memories answer together: no draft is theirs, so their row begins anew from the base's prefix."""
-        prompt = admitted.prompt
-        with torch.no_grad():
-            rows = Rows(
-                self.base.model,
-                [prefix],
-                room=len(prompt.activation),
-                adapters=self._packed,
-                mixes=[_mix(decision, lease)],
-            )
-            logits = rows.feed([prompt.activation])[0, -1]
-        self.metrics.prefix_tokens_reused.inc(len(prompt.prefix))
-        return Opening(decision, rows.kv(0), logits, ())
-
-    def _open_base(self, admitted: Admitted, prefix: PrefixKv) -> Opening:
-        decision = decide((), admitted.scope.mode)
-        self._count(decision, admitted.scope)
-        with torch.no_grad():
-            rows = Rows(self.base.model, [prefix], room=len(admitted.prompt.activation))
-            logits = rows.feed([admitted.prompt.activation])[0, -1]
-        return Opening(decision, rows.kv(0), logits, ())
+    def _open_anew(self, admitted: Admitted, decision: Decision, prefix: PrefixKv, lease: Lease) -> Passes[Opening]:
+        activation, mix = admitted.prompt.activation, _mix(decision, lease)
+        nothing = PrefixKv.empty(self.base.model)
+        rows = Rows(
+            self.base.model,
+            [nothing],
+            room=len(activation),
+            adapters=self._packed,
+            mixes=[mix] if mix else None,
+            shared=prefix,
+        )
+        logits = yield Feed(rows, [activation])
+        return Opening(decision, (prefix, rows.kv(0)), logits[0, -1], ())
 
     def _features(self, admitted: Admitted, candidate: Candidate, drafts: Drafts, row: int) -> tuple[float, ...]:
         """What the gate looks at for the candidate whose draft is in `row`."""
@@ -290,8 +289,8 @@ class Service:
             signals=dict(zip(FEATURES, features, strict=True)) if scope.explain else None,
         )
 
-    def _continue(self, admitted: Admitted, opening: Opening, lease: Lease) -> Generator[Event, None, None]:
-        """The answer's own row: the opening's KV, joined with what is still to come."""
+    def _continue(self, admitted: Admitted, opening: Opening, lease: Lease) -> Work:
+        """The answer's own row among those that are running."""
         question, decision = admitted.question, opening.decision
         answer = Answer(
             self.base.chat.decode,
@@ -299,25 +298,28 @@ class Service:
             max_tokens=admitted.max_tokens,
             stops=question.stops,
         )
-        rows = self._rows(opening, admitted.max_tokens, lease)
-        for text in generate(rows, opening.logits, opening.drafted, Sampler(question.sampling), answer):
-            if answer.tokens == 1:
-                self.metrics.time_to_first_token.observe(time.perf_counter() - question.arrived)
-            self.metrics.generation_tokens.inc()
-            yield Delta(text)
-            for one in decision.active:
-                lease.slot(one.digest)
+        row = self.passer.running.join(opening.parts, _mix(decision, lease))
+        try:
+            writing = generate(row, opening.logits, opening.drafted, Sampler(question.sampling), answer)
+            told = next(writing)
+            while True:
+                if isinstance(told, Step):
+                    for one in decision.active:
+                        lease.slot(one.digest)
+                    told = writing.send((yield told))
+                    continue
+                if answer.tokens == 1:
+                    self.metrics.time_to_first_token.observe(time.perf_counter() - question.arrived)
+                self.metrics.generation_tokens.inc()
+                yield Delta(told)
+                if answer.finish_reason is not None:
+                    break
+                told = next(writing)
+        finally:
+            self.passer.running.leave(row)
         assert answer.finish_reason is not None
         self.metrics.request_success.labels(answer.finish_reason).inc()
         yield Finished(answer.finish_reason, answer.tokens)
-
-    def _rows(self, opening: Opening, room: int, lease: Lease) -> Rows:
-        decision, prefixes = opening.decision, [opening.kv]
-        if len(decision.active) > 1:
-            mixes = [_mix(decision, lease)]
-            return Rows(self.base.model, prefixes, room=room, adapters=self._packed, mixes=mixes)
-        slots = [lease.slot(decision.served.digest) if decision.served else BASE_SLOT]
-        return Rows(self.base.model, prefixes, room=room, adapters=self._packed, slots=slots)
 
     def _count(self, decision: Decision, scope: Scope) -> None:
         if scope.mode == "off":
@@ -330,5 +332,5 @@ class Service:
 
 
 def _mix(decision: Decision, lease: Lease) -> dict[int, float]:
-    """The slots of the memories that answer together, and how strongly each speaks."""
+    """The slots of the memories that answer, and how strongly each speaks; none for the base."""
     return {lease.slot(one.digest): weight for one, weight in zip(decision.active, decision.weights, strict=True)}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from core.base_model.loading import LoadedBase
 from core.engine.generation import Answer, Detokeniser, StopSequences, generate
+from core.engine.passes import Passer
 from core.engine.rows import Rows, prefill
 from core.engine.sampling import Sampler, Sampling
 
@@ -93,11 +94,22 @@ def test_drafted_tokens_are_the_beginning_of_the_same_answer(loaded_tiny: Loaded
     prompt = loaded_tiny.chat.ask("Tell me")
     ids = torch.tensor([[*prompt.prefix, *prompt.activation]])
     expected = loaded_tiny.model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
+    passer = Passer(loaded_tiny.model)
     rows = Rows(loaded_tiny.model, prefill(loaded_tiny.model, [prompt.prefix]), room=len(prompt.activation) + 24)
     with torch.no_grad():
         logits = rows.feed([[*prompt.activation, *expected[:drafted]]])[0, -1]
     answer = Answer(loaded_tiny.chat.decode, end_tokens=loaded_tiny.end_tokens, max_tokens=12)
-    texts = list(generate(rows, logits, expected[:drafted], Sampler(Sampling()), answer))
+    row = passer.running.join([rows.kv(0)], {})
+    texts, writing = [], generate(row, logits, expected[:drafted], Sampler(Sampling()), answer)
+    told = next(writing)
+    while answer.finish_reason is None:
+        if isinstance(told, str):
+            texts.append(told)
+            told = next(writing)
+        else:
+            told = writing.send(passer.run([], [told])[0])
+    texts.append(told)
+    assert next(writing, None) is None
     assert "".join(texts) == loaded_tiny.chat.decode(expected)
     assert len(texts) == answer.tokens == len(expected)
     assert torch.is_grad_enabled()

@@ -8,6 +8,7 @@ import torch
 from core.adapters.packed import PackedAdapters
 from core.base_model.loading import LoadedBase
 from core.engine.kv import PrefixKv
+from core.engine.passes import Feed, Passer
 from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows
 
@@ -45,7 +46,7 @@ def test_the_cache_computes_what_rows_compute_block_by_block(loaded_tiny: Loaded
     kv = PrefixKv.empty(loaded_tiny.model)
     for start in range(0, len(PROMPT), BLOCK):
         rows = Rows(loaded_tiny.model, [kv], room=BLOCK)
-        rows.feed([PROMPT[start : start + BLOCK]])
+        Passer(loaded_tiny.model).run([Feed(rows, [PROMPT[start : start + BLOCK]], keep=0)], [])
         kv = rows.kv(0)
     assert same_bits(cache().prefill(loaded_tiny.model, PROMPT, "tenant")[0], kv)
 

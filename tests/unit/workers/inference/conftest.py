@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from core.adapters.packed import PackedAdapters
 from core.base_model.loading import LoadedBase
 from core.engine.prefix_cache import PrefixCache
+from core.errors import LatentBankError
 from core.metrics import InferenceMetrics
 from core.settings import ServingSettings
 from core.storage.memory import MemoryStore
@@ -21,8 +23,9 @@ from core.truth.database import Database
 from tests.fixtures.published import TARGETS, Publisher, WordEncoder
 from workers.inference.bank import Banks
 from workers.inference.bank_gates import BankGates
-from workers.inference.question import Delta, Finished, Question, Scope, Started
+from workers.inference.question import Delta, Event, Finished, Question, Scope, Started
 from workers.inference.residency import Residency
+from workers.inference.scheduler import Engine, Outcome, Work
 from workers.inference.service import Service
 
 
@@ -40,6 +43,30 @@ class Answered:
         return served.memory_id if served else None
 
 
+class Flight(Iterator[Event]):
+    """One request's events; reading them turns the engine."""
+
+    def __init__(self, engine: Engine, tenant_id: str, work: Work) -> None:
+        self._engine = engine
+        self._arrived: deque[Outcome] = deque()
+        self.ticket = engine.submit(tenant_id, work, self._arrived.append, "request")
+
+    def __next__(self) -> Event:
+        while not self._arrived:
+            self._engine.turn()
+        outcome = self._arrived.popleft()
+        if outcome is None:
+            raise StopIteration
+        if isinstance(outcome, LatentBankError):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """The client goes away."""
+        self.ticket.cancel()
+        self._engine.turn()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stand:
     """The parts of a worker under test."""
@@ -55,6 +82,7 @@ class Stand:
     node_cache: NodeCache
     prefix_cache: PrefixCache
     background: ThreadPoolExecutor
+    engine: Engine
 
     def settle(self) -> None:
         """Until the gates that were asked for are fitted."""
@@ -66,7 +94,7 @@ class Stand:
 
     def ask(self, question: Question) -> Answered:
         started, finished, texts = None, None, []
-        for event in self.service.answer(self.service.admit(question)):
+        for event in self.flight(question):
             match event:
                 case Started():
                     started = event
@@ -77,6 +105,10 @@ class Stand:
         assert started is not None
         assert finished is not None
         return Answered("".join(texts), started, finished)
+
+    def flight(self, question: Question) -> Flight:
+        """An answer under way, among all others that are."""
+        return Flight(self.engine, question.tenant_id, self.service.answer(self.service.admit(question)))
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
@@ -110,5 +142,16 @@ def stand(loaded_tiny: LoadedBase, database: Database, tmp_path: Path) -> Stand:
     service = Service(loaded_tiny, packed, banks, residency, encoder, prefix_cache, settings, metrics)
     publisher = Publisher(database, store, loaded_tiny.description, encoder)
     return Stand(
-        service, publisher, registry, loaded_tiny, packed, residency, banks, gates, node_cache, prefix_cache, background
+        service,
+        publisher,
+        registry,
+        loaded_tiny,
+        packed,
+        residency,
+        banks,
+        gates,
+        node_cache,
+        prefix_cache,
+        background,
+        Engine(service.passer, metrics),
     )

@@ -138,7 +138,7 @@ def test_what_a_late_question_brought_back_after_the_deletion_goes_again(stand: 
     gone = stand.publisher.publish(tenant, "Corvina", "Corvina is a river.", seed=2)
     for entry in (kept, gone):
         stand.ask(stand.question(tenant, "Where?", model=entry.memory_id))
-    late = stand.service.answer(stand.service.admit(stand.question(tenant, "Corvina?", model=gone.memory_id)))
+    late = stand.flight(stand.question(tenant, "Corvina?", model=gone.memory_id))
     with stand.publisher.database.begin() as connection:
         delete_memory(connection, tenant, gone.memory_id)
     stand.banks.refresh_known()

@@ -11,7 +11,7 @@ from core.storage.manifest import Manifest
 from core.storage.publication import read_manifest
 from core.truth.records import BankEntry
 from tests.unit.workers.inference.conftest import Stand
-from workers.inference.question import Started, Waiting
+from workers.inference.question import Started
 
 TEXT = "Velmora is a town."
 
@@ -67,9 +67,10 @@ def test_a_question_waits_for_a_slot_and_then_goes_on(stand: Stand) -> None:
     leases = [stand.residency.acquire(dict([loaded(stand, seed)])) for seed in (1, 2)]
     tenant = stand.publisher.tenant()
     stand.publisher.publish(tenant, "Velmora", TEXT, seed=3)
-    flight = stand.service.answer(stand.service.admit(stand.question(tenant, "Velmora?")))
-    assert isinstance(next(flight), Waiting)
-    assert isinstance(next(flight), Waiting)
+    flight = stand.flight(stand.question(tenant, "Velmora?"))
+    for _ in range(2):
+        assert not stand.engine.turn()
+        assert stand.engine.waiting == 1
     assert leases[0] is not None
     leases[0].release()
     assert isinstance(next(flight), Started)

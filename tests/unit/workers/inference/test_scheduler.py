@@ -2,26 +2,38 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry
+from torch import Tensor
 
+from core.engine.passes import Feed, Step
 from core.errors import LatentBankError, NotFound, Unavailable
 from core.metrics import InferenceMetrics
 from workers.inference.fair_queue import FairQueue
-from workers.inference.question import Delta, Event, Waiting
-from workers.inference.scheduler import Engine, Outcome
+from workers.inference.question import Delta, Waiting
+from workers.inference.scheduler import Engine, Outcome, Work
 
 TIMEOUT = 10
 
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(InferenceMetrics(CollectorRegistry()), max_running=2)
+    engine = Engine(NoModel(), InferenceMetrics(CollectorRegistry()), max_running=2)
     engine.start()
     yield engine
     engine.stop()
+
+
+class NoModel:
+    """For requests that need none."""
+
+    def run(self, feeds: Sequence[Feed], steps: Sequence[Step]) -> list[Tensor]:
+        raise AssertionError("nobody asks for a pass")
+
+    def reset(self) -> None:
+        pass
 
 
 class Inbox:
@@ -40,7 +52,7 @@ class Inbox:
         return found
 
 
-def work(*texts: str) -> Generator[Event, None, None]:
+def work(*texts: str) -> Work:
     for text in texts:
         yield Delta(text)
 
@@ -52,7 +64,7 @@ def test_a_request_is_delivered_in_order_and_then_ends(engine: Engine) -> None:
 
 
 def test_a_failing_request_hears_why_and_others_go_on(engine: Engine) -> None:
-    def failing(problem: Exception) -> Generator[Event, None, None]:
+    def failing(problem: Exception) -> Work:
         yield Delta("x")
         raise problem
 
@@ -70,7 +82,7 @@ def test_a_failing_request_hears_why_and_others_go_on(engine: Engine) -> None:
 def test_requests_take_turns_and_one_that_waits_blocks_nobody(engine: Engine) -> None:
     release = threading.Event()
 
-    def waits() -> Generator[Event, None, None]:
+    def waits() -> Work:
         while not release.is_set():
             yield Waiting()
         yield Delta("at last")
@@ -87,7 +99,7 @@ def test_requests_take_turns_and_one_that_waits_blocks_nobody(engine: Engine) ->
 def test_a_cancelled_request_is_closed_before_its_next_step(engine: Engine) -> None:
     closed, go_on = threading.Event(), threading.Event()
 
-    def endless() -> Generator[Event, None, None]:
+    def endless() -> Work:
         try:
             while True:
                 yield Delta("x")
@@ -104,9 +116,9 @@ def test_a_cancelled_request_is_closed_before_its_next_step(engine: Engine) -> N
 
 
 def test_stopping_ends_what_runs_and_what_waits() -> None:
-    engine = Engine(InferenceMetrics(CollectorRegistry()), max_running=1)
+    engine = Engine(NoModel(), InferenceMetrics(CollectorRegistry()), max_running=1)
 
-    def endless() -> Generator[Event, None, None]:
+    def endless() -> Work:
         while True:
             yield Delta("x")
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from core.engine.generation import Answer, generate
-from core.engine.rows import Rows, prefill
-from core.engine.sampling import Sampler, Sampling
+from core.engine.decoding import write
+from core.engine.rows import prefill
+from core.engine.sampling import Sampling
 from core.errors import Conflict, NotFound, PromptTooLong, WrongBase
 from core.gate.features import FEATURES
 from core.ids import new_id
@@ -255,9 +255,9 @@ def test_loading_evicting_and_deleting_change_nothing_in_flight(stand: Stand) ->
     tenant = stand.publisher.tenant()
     town = stand.publisher.publish(tenant, "Velmora", TOWN, seed=1)
     others = [stand.publisher.publish(tenant, f"Corvina {i}", SHIP, seed=10 + i) for i in range(3)]
-    question = stand.question(tenant, "Velmora?", model=town.memory_id)
+    question = replace(stand.question(tenant, "Velmora?", model=town.memory_id), max_tokens=60)
     expected = stand.ask(question).text
-    flight = stand.service.answer(stand.service.admit(question))
+    flight = stand.flight(question)
     started = next(flight)
     assert isinstance(started, Started)
     texts = []
@@ -265,7 +265,7 @@ def test_loading_evicting_and_deleting_change_nothing_in_flight(stand: Stand) ->
         texts.append(getattr(event, "text", ""))
         if step == 2:
             for other in others:
-                stand.ask(stand.question(tenant, "Corvina?", model=other.memory_id))
+                stand.ask(replace(stand.question(tenant, "Corvina?", model=other.memory_id), max_tokens=4))
         if step == 5:
             stand.publisher.delete(town, tenant)
             stand.banks.refresh_known()
@@ -306,7 +306,7 @@ def test_a_prompt_beyond_the_window_is_refused(stand: Stand) -> None:
 def test_a_request_that_is_left_gives_its_slots_back(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
     stand.publisher.publish(tenant, "Velmora", TOWN, seed=1)
-    flight = stand.service.answer(stand.service.admit(stand.question(tenant, "Velmora?")))
+    flight = stand.flight(stand.question(tenant, "Velmora?"))
     next(flight)
     assert stand.residency.in_use == 1
     flight.close()
@@ -328,10 +328,10 @@ def _merged(stand: Stand, question: Question, decision: Decision) -> str:
         assert slot is not None
         for layer in stand.packed.layers.values():
             layer.base.weight += weight * layer.scale[slot] * layer.b[slot] @ layer.a[slot]
-    rows = Rows(model, [prefix], room=64)
-    logits = rows.feed([prompt.activation])[0, -1]
-    answer = Answer(stand.base.chat.decode, end_tokens=stand.base.end_tokens, max_tokens=question.max_tokens or 1)
-    return "".join(generate(rows, logits, (), Sampler(question.sampling), answer))
+    (row,) = write(
+        model, [prefix], [prompt.activation], limit=question.max_tokens or 1, end_tokens=stand.base.end_tokens
+    )
+    return stand.base.chat.decode(row.tokens)
 
 
 def _reference(stand: Stand, question: Question) -> str:

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from core.base_model.loading import LoadedBase
+from core.engine.attention import install
+from core.engine.blocks import ATTENTION, can_run_together
 from core.engine.kv import PrefixKv
 from core.engine.rows import Rows, prefill
-from core.engine.shared_start import NAME, can_share, install
 
 START = [20, 21, 22, 23, 24]
 RESTS = [[30, 31, 32], [33], [34, 35]]
@@ -27,7 +28,7 @@ def sharing(model: Any) -> Rows:
 
 
 def test_rows_that_share_a_start_say_what_rows_with_copies_of_it_say(loaded_tiny: LoadedBase) -> None:
-    assert can_share(loaded_tiny.model)
+    assert can_run_together(loaded_tiny.model)
     one, other = sharing(loaded_tiny.model), whole(loaded_tiny.model)
     close(one.feed(NEXT), other.feed(NEXT))
     close(one.feed([[50]] * 3), other.feed([[50]] * 3))
@@ -54,7 +55,7 @@ def test_a_model_that_cant_share_gets_copies_and_says_the_same(
 ) -> None:
     expected = sharing(loaded_tiny.model)
     logits, own = expected.feed(NEXT), expected.kv(1)
-    monkeypatch.setattr("core.engine.rows.can_share", lambda model: False)
+    monkeypatch.setattr("core.engine.rows.can_run_together", lambda model: False)
     rows = sharing(loaded_tiny.model)
     close(rows.feed(NEXT), logits)
     close(rows.kv(1).values, own.values)
@@ -78,4 +79,4 @@ def test_a_model_that_does_not_hand_the_start_on_is_left_as_it_was() -> None:
 
     model = Deaf()
     assert not install(model)
-    assert model.config._attn_implementation == "sdpa" != NAME
+    assert model.config._attn_implementation == "sdpa" != ATTENTION
