@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from core.adapters.packed import PackedAdapters
+from core.engine.blocks import can_run_together
 from core.engine.kv import PrefixKv
 from core.engine.rows import Rows, prefill
-from core.engine.shared_start import can_share
 
 ROW_TOKENS = 24_576
 """KV tokens that one batch may hold; 46 KB each for a 135M model."""
@@ -137,7 +137,7 @@ def prefill_rests(model: Any, shared: PrefixKv, rests: Sequence[Sequence[int]]) 
 
 def _copied(model: Any, shared: PrefixKv | None) -> int:
     """How many tokens of a shared start each row holds: none where the model can share it."""
-    return 0 if shared is None or can_share(model) else len(shared)
+    return 0 if shared is None or can_run_together(model) else len(shared)
 
 
 def shared_start(model: Any, tokens: Sequence[Sequence[int]], leave: int) -> tuple[PrefixKv, list[list[int]]]:

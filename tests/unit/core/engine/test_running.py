@@ -41,11 +41,15 @@ def _tokens(seed: int, count: int) -> list[int]:
     return random.Random(seed).choices(range(3, 250), k=count)
 
 
+def _kv(base: LoadedBase, tokens: list[int]) -> PrefixKv:
+    return prefill(base.model, [tokens])[0] if tokens else PrefixKv.empty(base.model)
+
+
 def _alone(
     base: LoadedBase, adapters: PackedAdapters, prompt: list[int], mix: dict[int, float], count: int
 ) -> list[int]:
     """Greedy tokens of one row by itself, through `Rows`."""
-    rows = Rows(base.model, prefill(base.model, [prompt[:-1]]), room=count + 1, adapters=adapters, mixes=[mix])
+    rows = Rows(base.model, [_kv(base, prompt[:-1])], room=count + 1, adapters=adapters, mixes=[mix])
     written, token = [], prompt[-1]
     for _ in range(count):
         token = int(rows.feed([[token]])[0, -1].argmax())
@@ -70,9 +74,7 @@ def test_rows_that_come_and_go_write_what_each_writes_alone(
         while waiting and (not writing or chance.random() < 0.5):
             i = waiting.pop()
             prompt, mix, _ = plans[i]
-            (kv,) = (
-                prefill(loaded_tiny.model, [prompt[:-1]]) if len(prompt) > 1 else [PrefixKv.empty(loaded_tiny.model)]
-            )
+            kv = _kv(loaded_tiny, prompt[:-1])
             half = len(kv) // 2
             writing[i] = (passer.running.join([kv.cut(0, half), kv.cut(half, len(kv))], mix), prompt[-1])
         order = list(writing)

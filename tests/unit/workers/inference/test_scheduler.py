@@ -3,8 +3,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
@@ -144,3 +146,108 @@ def test_tenants_are_served_in_turn() -> None:
         order.append(item)
     assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
     assert len(waiting) == 0
+
+
+class Counting:
+    """A model of sums: the logits of what is fed are its tokens' number, and each pass is remembered."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.passes: list[tuple[int, int]] = []
+        self.fails_at = fails_at
+        self.resets = 0
+
+    def run(self, feeds: Sequence[Feed], steps: Sequence[Step]) -> list[Tensor]:
+        self.passes.append((sum(feed.size for feed in feeds), len(steps)))
+        if len(self.passes) == self.fails_at:
+            raise RuntimeError("the model broke")
+        return [torch.tensor(float(feed.size)) for feed in feeds] + [torch.tensor(1.0) for _ in steps]
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def asks(*sizes: int, steps: int = 0, closed: list[str] | None = None, name: str = "") -> Work:
+    """Feeds of these sizes, then so many steps; says at its end what it was sent."""
+    rows: Any = None
+    total = 0.0
+    try:
+        for size in sizes:
+            total += float((yield Feed(rows, [[1] * size])))
+        for _ in range(steps):
+            total += float((yield Step(rows, 1)))
+        yield Delta(f"{total}")
+    finally:
+        if closed is not None:
+            closed.append(name)
+
+
+def turns(model: Counting, *works: Work, pass_tokens: int = 100, max_running: int = 8) -> list[list[Outcome]]:
+    """What each of the requests is delivered, each of a tenant of its own."""
+    engine = Engine(model, InferenceMetrics(CollectorRegistry()), max_running, pass_tokens)
+    inboxes: list[list[Outcome]] = [[] for _ in works]
+    for number, work_ in enumerate(works):
+        engine.submit(f"t{number}", work_, inboxes[number].append, f"r{number}")
+    while engine.turn() or engine.waiting:
+        pass
+    return inboxes
+
+
+def test_what_all_ask_for_runs_in_one_pass_and_each_is_sent_its_own() -> None:
+    model = Counting()
+    found = turns(model, asks(3, 2), asks(5, steps=2), asks(steps=3))
+    assert [[event.text for event in inbox if isinstance(event, Delta)] for inbox in found] == [
+        ["5.0"],
+        ["7.0"],
+        ["3.0"],
+    ]
+    assert all(inbox[-1] is None for inbox in found)
+    assert model.passes == [(8, 1), (2, 2), (0, 2)]
+
+
+def test_rows_that_write_go_on_in_every_pass_while_prompts_take_turns() -> None:
+    model = Counting()
+    turns(model, asks(60, 60), asks(60, 60), asks(30), asks(steps=5))
+    assert [steps for _, steps in model.passes[:5]] == [1] * 5
+    assert sum(size for size, _ in model.passes) == 270
+    assert max(size for size, _ in model.passes) <= 100
+
+
+def test_a_feed_larger_than_a_pass_runs_alone_beside_those_that_write() -> None:
+    model = Counting()
+    turns(model, asks(300), asks(10), asks(steps=2))
+    assert model.passes == [(300, 1), (10, 1)]
+
+
+def test_a_pass_that_fails_ends_its_requests_and_no_others() -> None:
+    model, closed = Counting(fails_at=1), []
+    first, second, late = turns(
+        model,
+        asks(60, closed=closed, name="first"),
+        asks(steps=2, closed=closed, name="second"),
+        asks(60, closed=closed, name="late"),
+    )
+    assert isinstance(first[-1], LatentBankError)
+    assert isinstance(second[-1], LatentBankError)
+    assert late[0] == Delta("60.0")
+    assert model.resets == 1
+    assert sorted(closed) == ["first", "late", "second"]
+
+
+def test_only_so_many_run_at_once_and_the_rest_follow() -> None:
+    model = Counting()
+    found = turns(model, *(asks(steps=2) for _ in range(5)), max_running=2)
+    assert max(steps for _, steps in model.passes) == 2
+    assert all(inbox[-1] is None for inbox in found)
+
+
+def test_a_request_that_is_cancelled_takes_no_part_in_the_next_pass() -> None:
+    model, closed = Counting(), []
+    engine = Engine(model, InferenceMetrics(CollectorRegistry()))
+    inbox: list[Outcome] = []
+    ticket = engine.submit("t", asks(steps=9, closed=closed, name="gone"), inbox.append, "r")
+    engine.turn()
+    ticket.cancel()
+    assert not engine.turn()
+    assert model.passes == [(0, 1)]
+    assert closed == ["gone"]
+    assert inbox == [None]
