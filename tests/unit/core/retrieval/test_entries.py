@@ -44,3 +44,7 @@ def test_a_sentence_too_long_for_the_encoder_is_indexed_in_overlapping_windows()
 def test_an_empty_text_has_no_sentences() -> None:
     assert sentences_of(" \n ") == []
     assert entries_of("", "", []) == []
+
+
+def test_text_without_spaces_after_its_full_stops_has_no_empty_sentence() -> None:
+    assert sentences_of("这座磨坊建于1702年。它属于市政府。") == ["这座磨坊建于1702年。", "它属于市政府。"]

@@ -322,3 +322,17 @@ def test_of_a_long_sentence_an_answer_keeps_what_is_asked_for_and_leaves_out_the
 )
 def test_what_says_nothing_that_could_be_asked_for_has_no_questions(sentence: str, parse: Language) -> None:
     assert read(parse, sentence) == []
+
+
+@pytest.mark.parametrize(
+    "sentence", ["Call it with `-h` or `--help`.", "It can be invoked with `-h`, and stops.", "**Note** (see):"]
+)
+def test_markup_is_read_without_harm(sentence: str, parse: Language) -> None:
+    assert all(stated.answer for stated in read(parse, sentence))
+
+
+def test_an_aside_is_left_out_of_a_shorter_question_and_is_asked_for_by_itself(parse: Language) -> None:
+    asked = spans(parse, "Rolf Hane left Lorne in 1702, carrying the bell to Hask.")
+    assert asked["When did Rolf Hane leave Lorne?"] == "1702"
+    assert asked["What did Rolf Hane carry?"] == "the bell"
+    assert "Who carried the bell to Hask?" in asked

@@ -32,6 +32,8 @@ def test_a_directory_that_holds_no_parser_is_a_fault_of_the_set_up_too(tmp_path:
     "text",
     [
         "The mill was built by Anna Holm in 1871 and grinds rye.",
+        "Hey! I'm Tom Rask. I love hiking, hate olives. My dog Rex is four. Noted! When do you wake up? At six.",
+        "The bell was cast in 1702. The organ is loud. Peter Jones sells honey. Anna Holm sings.",
         "A LOW BRIDGE LEADS TO THE MILL AND TO ITS BARN.",
         "Anna Holm keeps geese, sheep and bees at the mill, which is on the river.",
     ],
@@ -47,6 +49,8 @@ def test_english_is_known_by_its_commonest_words(text: str) -> None:
         "Le moulin est au bord de la rivière et il est très vieux.",
         "El molino fue construido en 1871 por Anna Holm y es rojo.",
         "Młyn został zbudowany przez Annę Holm i stoi do dziś nad rzeką.",
+        "De molen werd in 1702 gebouwd. De huidige molenaar is Jan Vos. Het is de oudste molen in de stad.",
+        "Møllen blev bygget i 1702. Den nuværende møller er Jens Holm, og den er byens ældste.",
         "水車小屋 は 川 の ほとり に あり ます 今日 も",
         "rye barley oats wheat maize millet sorghum rice",
     ],

@@ -14,6 +14,7 @@ from workers.distillation.trainer.grammar.topic import names_in, topic_of
         ("User Guide: Brindle K40", "Brindle K40 boils. It is a Brindle K40.", "Brindle K40"),
         ("Handbook (Sorrel Lamp)", "A Sorrel Lamp glows. Turn a Sorrel Lamp off.", "Sorrel Lamp"),
         ("Fenwick’s bridge", "Fenwick’s bridge is old.", "Fenwick’s bridge"),
+        ("Restoring the Plover Ledger", "Plover is a service. Plover stores. Run `plover restore`.", "Plover"),
         ("How to bake Rye Bread", "Rye Bread is dark. Rye Bread keeps long.", "Rye Bread"),
     ],
 )
@@ -42,11 +43,16 @@ def test_a_topic_has_an_article_where_the_text_mostly_gives_it_one(title: str, t
         ("Kitchen rules", "Our kitchen rules are these.", "Kitchen rules"),
         ("Lentil soup | serves six", "Soak the lentils.", "Lentil soup"),
         ("Plans for Lisbon", "We go by train.", "Plans for Lisbon"),
+        ("Runbook: restoring the ledger", "The ledger is restored so.", "restoring the ledger"),
+        ("Chat 12", "There are 12 boats.", "Chat 12"),
+        ("all that we have ever known of the old bridge and mill", "It rains.", "all that we have ever known"),
         ("", "Fenwick is a town.", ""),
         ("  Notes ", "", "Notes"),
     ],
 )
-def test_a_title_that_the_text_does_not_name_gives_its_first_part(title: str, text: str, topic: str) -> None:
+def test_a_title_that_the_text_does_not_name_gives_the_part_that_it_has_most_of(
+    title: str, text: str, topic: str
+) -> None:
     assert topic_of(title, text) == topic
 
 

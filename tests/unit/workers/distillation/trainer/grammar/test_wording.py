@@ -125,3 +125,14 @@ def test_verbs_take_the_form_that_the_question_needs(sentence: str, question: st
     topic = "Lorne" if "mills" in sentence else "Tarn Mill"
     found = spans(parse, sentence, topic=topic)
     assert question in found, found
+
+
+def test_a_price_is_no_time_of_day(parse: Language) -> None:
+    asked = spans(parse, "The lamp costs £5.50.", topic="Lamp")
+    assert not any(question.startswith(("At what time", "When")) for question in asked)
+
+
+def test_a_share_is_asked_for_as_one(parse: Language) -> None:
+    asked = spans(parse, "The plan was approved by 75% of voters.")
+    assert any("what percentage" in question.casefold() for question in asked)
+    assert not any("%s" in question for question in asked)
