@@ -1,6 +1,7 @@
 ## make demo    installs everything into .venv and runs the main job on the embedded stack; JSON=PATH writes its results
 ## make test    installs what the tests need and runs all of them
 ## make bench-distill  our trainer against the plain loop, in turn; LIMIT documents (ONLY ids), ROUNDS rounds; build/bench/distill.json
+## make bench-serve    the engine against itself, transformers and PEFT; SERVE_ROUNDS rounds; build/bench/serve.json
 ## make check   format, lint, types, import rules, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
@@ -13,10 +14,11 @@ JSON   ?=
 LIMIT  ?= 4
 ROUNDS ?= 1
 ONLY   ?=
+SERVE_ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test bench-distill check lock clean
+.PHONY: help install install-dev servers demo test bench-distill bench-serve check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -33,6 +35,9 @@ test: $(STAMPS)/install-dev servers
 
 bench-distill: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.distil --limit $(LIMIT) $(if $(ONLY),--only $(ONLY)) --rounds $(ROUNDS) --json build/bench/distill.json
+
+bench-serve: $(STAMPS)/install-dev
+	$(BIN)/python -m tests.benchmarks.serving --rounds $(SERVE_ROUNDS) --json build/bench/serve.json
 
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .
