@@ -17,6 +17,7 @@ The docstring of a class is the message a user reads unless a better one is give
     │   ├── IdempotencyConflict 409
     │   └── IllegalTransition   409
     ├── BacklogFull             429
+    ├── Overloaded              429
     ├── Unavailable             503
     ├── StorageError            503
     │   ├── ObjectMissing       404
@@ -131,6 +132,17 @@ class BacklogFull(LatentBankError):
     status = 429
 
     def __init__(self, message: str | None = None, *, retry_after_seconds: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Overloaded(LatentBankError):
+    """Too many questions are waiting for an answer; try again in a moment."""
+
+    code = "overloaded"
+    status = 429
+
+    def __init__(self, message: str | None = None, *, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 

@@ -142,6 +142,14 @@ class ServingSettings(BaseModel):
     false_activation: float = Field(0.05, gt=0, lt=1)
     """How often the gate may let a memory speak that should not; a tenant may have its own rate."""
     max_new_tokens: int = 256
+    max_running: int = Field(16, ge=1)
+    """Requests that share passes of the model."""
+    pass_tokens: int = Field(128, ge=1)
+    """Tokens of prompts and drafts that a pass takes beside the rows that write."""
+    max_waiting: int = Field(256, ge=1)
+    """Requests that may wait to be among them; more are told to come back."""
+    max_waiting_seconds: float = Field(60.0, gt=0)
+    """How long one may wait to begin; it is then told that the worker is busy."""
     threads: int = 0
 
 

@@ -57,7 +57,8 @@ class InferenceClient:
     async def relay(self, request: Request, tenant: Tenant, path: str, body: bytes | None = None) -> Response:
         """The worker's answer to `path`. When the client goes away the worker's request is cancelled.
 
-        A worker that can't be reached, breaks off before its answer begins, or says 503 is passed over for the next.
+        A worker that can't be reached, breaks off before its answer begins, or says 429 or 503 is passed over for the
+        next.
         Raises `Unavailable` where none is left, `ClientDisconnect` where nobody waits any more.
         """
         workers = preferred(tenant.id, await run_in_threadpool(self._alive), self._in_flight)
@@ -91,7 +92,7 @@ class InferenceClient:
             except httpx.TransportError as problem:
                 _log.warning("inference worker did not answer", worker_id=worker.id, reason=repr(problem))
                 continue
-            if answer.status_code != 503:
+            if answer.status_code not in (429, 503):
                 return answer
             busy = answer
         if busy is None:

@@ -42,7 +42,7 @@ _ERRORS = {
     404: "There is nothing with that id.",
     409: "That contradicts the present state.",
     413: "The body is too large.",
-    429: "Too many jobs are waiting; `Retry-After` says when to come back.",
+    429: "Too many jobs or questions are waiting; `Retry-After` says when to come back.",
     500: "Something went wrong here.",
     503: "A part that this needs is not there right now; `Retry-After` says when to come back.",
 }

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from core.errors import InvalidRequest, LatentBankError, NotFound, Unavailable
+from core.errors import InvalidRequest, LatentBankError, NotFound, Overloaded, Unavailable
 from core.logs import get_logger
 
 _TYPES = {
@@ -39,7 +39,8 @@ def install_errors(app: FastAPI) -> None:
 
 async def _say(_: Request, problem: Exception) -> JSONResponse:
     assert isinstance(problem, LatentBankError)
-    return JSONResponse(error_body(problem), status_code=problem.status)
+    headers = {"Retry-After": str(problem.retry_after_seconds)} if isinstance(problem, Overloaded) else None
+    return JSONResponse(error_body(problem), status_code=problem.status, headers=headers)
 
 
 async def _say_invalid(request: Request, problem: Exception) -> JSONResponse:

@@ -85,7 +85,7 @@ class Life:
 
     def _load(self) -> None:
         service = open_service(self._settings, self._database, self._metrics)
-        engine = Engine(service.passer, self._metrics)
+        engine = Engine(service.passer, self._metrics, self._settings.serving)
         engine.start()
         self._worker.engine, self._worker.service = engine, service
         log.info("ready", model=service.base.description.name, digest=service.base.description.digest)

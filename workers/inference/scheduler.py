@@ -9,6 +9,7 @@ slot holds up nobody.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +18,13 @@ from typing import Protocol
 from torch import Tensor
 
 from core.engine.passes import Feed, Step
-from core.errors import LatentBankError, Unavailable
+from core.errors import LatentBankError, Overloaded, Unavailable
 from core.logs import bind, get_logger
 from core.metrics import InferenceMetrics
+from core.settings import ServingSettings
 from workers.inference.fair_queue import FairQueue
 from workers.inference.question import Event, Waiting
 
-MAX_RUNNING = 16
-PASS_TOKENS = 128
-"""Tokens of prompts and drafts that one pass takes beside the rows that write; at least one request's."""
 _PAUSE_SECONDS = 0.01
 
 log = get_logger(__name__)
@@ -54,7 +53,9 @@ class Ticket:
     request_id: str
     asked: Asked | None = field(default=None, init=False)
     logits: Tensor | None = field(default=None, init=False)
+    submitted: float = field(default_factory=time.monotonic, init=False)
     waiting: bool = field(default=False, init=False)
+    begun: bool = field(default=False, init=False)
     cancelled: bool = field(default=False, init=False)
 
     def cancel(self) -> None:
@@ -65,17 +66,10 @@ class Ticket:
 class Engine:
     """Runs tickets until it is stopped; those left then end with `Unavailable`."""
 
-    def __init__(
-        self,
-        runner: Runner,
-        metrics: InferenceMetrics,
-        max_running: int = MAX_RUNNING,
-        pass_tokens: int = PASS_TOKENS,
-    ) -> None:
+    def __init__(self, runner: Runner, metrics: InferenceMetrics, settings: ServingSettings) -> None:
         self._runner = runner
         self._metrics = metrics
-        self._pass_tokens = pass_tokens
-        self._max_running = max_running
+        self._settings = settings
         self._queue: FairQueue[Ticket] = FairQueue()
         self._running: deque[Ticket] = deque()
         self._news = threading.Condition()
@@ -103,11 +97,13 @@ class Engine:
         self._thread.join()
 
     def submit(self, tenant_id: str, work: Work, deliver: Callable[[Outcome], None], request_id: str) -> Ticket:
-        """Queues `work`. Raises `Unavailable` where the engine is stopped."""
+        """Queues `work`. Raises `Unavailable` where the engine is stopped, `Overloaded` where too many wait."""
         ticket = Ticket(work, deliver, request_id)
         with self._news:
             if self._stopped:
                 raise Unavailable("This worker is shutting down.")
+            if len(self._queue) >= self._settings.max_waiting:
+                raise Overloaded
             self._queue.put(tenant_id, ticket)
             self._news.notify_all()
         return ticket
@@ -118,7 +114,7 @@ class Engine:
         For the engine's own thread, and for those who want to take its turns themselves instead of starting it.
         """
         with self._news:
-            while len(self._running) < self._max_running and (ticket := self._queue.take()) is not None:
+            while len(self._running) < self._settings.max_running and (ticket := self._queue.take()) is not None:
                 self._running.append(ticket)
             self._show()
         for ticket in list(self._running):
@@ -148,6 +144,9 @@ class Engine:
         if ticket.cancelled:
             self._end(ticket, None)
             return
+        if not ticket.begun and time.monotonic() > ticket.submitted + self._settings.max_waiting_seconds:
+            self._end(ticket, Overloaded())
+            return
         with bind(request_id=ticket.request_id):
             while ticket.asked is None and not (ticket.cancelled or self._stopped):
                 try:
@@ -164,6 +163,7 @@ class Engine:
                     self._end(ticket, LatentBankError("The request failed inside the worker."))
                     return
                 ticket.waiting = isinstance(event, Waiting)
+                ticket.begun |= not ticket.waiting
                 if isinstance(event, Feed | Step):
                     ticket.asked = event
                 elif ticket.waiting:
@@ -180,7 +180,7 @@ class Engine:
         """Whose passes run now: all that write, and of the others the longest not served, as many as the pass takes."""
         writing = [ticket for ticket in self._running if isinstance(ticket.asked, Step)]
         feeding: list[Ticket] = []
-        room = self._pass_tokens
+        room = self._settings.pass_tokens
         for ticket in self._running:
             if isinstance(ticket.asked, Feed) and (not feeding or ticket.asked.size <= room):
                 feeding.append(ticket)

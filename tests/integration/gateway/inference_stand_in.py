@@ -18,7 +18,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 class StandIn:
     def __init__(self, token: str) -> None:
         self.token = token
-        self.busy = False
+        self.busy: int | None = None
+        """The status with which it turns everybody away."""
         self.requests: list[dict[str, Any]] = []
         self.running = 0
         self.cancelled = 0
@@ -36,8 +37,8 @@ class StandIn:
         self.requests.append({"headers": dict(request.headers), "body": body})
         if request.headers.get("x-latentbank-internal") != self.token:
             return _error(401, "invalid_api_key")
-        if self.busy:
-            return _error(503, "unavailable")
+        if self.busy is not None:
+            return _error(self.busy, "unavailable" if self.busy == 503 else "overloaded")
         match body["model"]:
             case "unknown":
                 return _error(404, "model_not_found")

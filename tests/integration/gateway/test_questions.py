@@ -94,12 +94,13 @@ def test_a_worker_that_is_gone_is_passed_over(gateway: Gateway, tenant: httpx.Cl
         assert tenant.post("/v1/chat/completions", json=QUESTION).status_code == 200
 
 
-def test_a_worker_that_is_busy_is_passed_over_and_its_503_relayed_only_if_all_are(
-    gateway: Gateway, tenant: httpx.Client, inference: StandIn
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_worker_that_is_busy_is_passed_over_and_its_no_relayed_only_if_all_are(
+    gateway: Gateway, tenant: httpx.Client, inference: StandIn, status: int
 ) -> None:
-    inference.busy = True
+    inference.busy = status
     answer = tenant.post("/v1/chat/completions", json=QUESTION)
-    assert (answer.status_code, answer.json()["error"]["message"]) == (503, "The stand-in says no.")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (status, "The stand-in says no.")
     assert "Retry-After" in answer.headers
 
     other = StandIn(TOKEN)

@@ -153,5 +153,5 @@ def stand(loaded_tiny: LoadedBase, database: Database, tmp_path: Path) -> Stand:
         node_cache,
         prefix_cache,
         background,
-        Engine(service.passer, metrics),
+        Engine(service.passer, metrics, settings),
     )

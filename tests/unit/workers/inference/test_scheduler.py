@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from core.engine.passes import Feed, Step
-from core.errors import LatentBankError, NotFound, Unavailable
+from core.errors import LatentBankError, NotFound, Overloaded, Unavailable
 from core.metrics import InferenceMetrics
+from core.settings import ServingSettings
 from workers.inference.fair_queue import FairQueue
 from workers.inference.question import Delta, Waiting
 from workers.inference.scheduler import Engine, Outcome, Work
@@ -22,7 +24,7 @@ TIMEOUT = 10
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(NoModel(), InferenceMetrics(CollectorRegistry()), max_running=2)
+    engine = Engine(NoModel(), InferenceMetrics(CollectorRegistry()), ServingSettings(max_running=2))
     engine.start()
     yield engine
     engine.stop()
@@ -118,7 +120,7 @@ def test_a_cancelled_request_is_closed_before_its_next_step(engine: Engine) -> N
 
 
 def test_stopping_ends_what_runs_and_what_waits() -> None:
-    engine = Engine(NoModel(), InferenceMetrics(CollectorRegistry()), max_running=1)
+    engine = Engine(NoModel(), InferenceMetrics(CollectorRegistry()), ServingSettings(max_running=1))
 
     def endless() -> Work:
         while True:
@@ -183,7 +185,8 @@ def asks(*sizes: int, steps: int = 0, closed: list[str] | None = None, name: str
 
 def turns(model: Counting, *works: Work, pass_tokens: int = 100, max_running: int = 8) -> list[list[Outcome]]:
     """What each of the requests is delivered, each of a tenant of its own."""
-    engine = Engine(model, InferenceMetrics(CollectorRegistry()), max_running, pass_tokens)
+    settings = ServingSettings(max_running=max_running, pass_tokens=pass_tokens)
+    engine = Engine(model, InferenceMetrics(CollectorRegistry()), settings)
     inboxes: list[list[Outcome]] = [[] for _ in works]
     for number, work_ in enumerate(works):
         engine.submit(f"t{number}", work_, inboxes[number].append, f"r{number}")
@@ -242,7 +245,7 @@ def test_only_so_many_run_at_once_and_the_rest_follow() -> None:
 
 def test_a_request_that_is_cancelled_takes_no_part_in_the_next_pass() -> None:
     model, closed = Counting(), []
-    engine = Engine(model, InferenceMetrics(CollectorRegistry()))
+    engine = Engine(model, InferenceMetrics(CollectorRegistry()), ServingSettings())
     inbox: list[Outcome] = []
     ticket = engine.submit("t", asks(steps=9, closed=closed, name="gone"), inbox.append, "r")
     engine.turn()
@@ -251,3 +254,35 @@ def test_a_request_that_is_cancelled_takes_no_part_in_the_next_pass() -> None:
     assert model.passes == [(0, 1)]
     assert closed == ["gone"]
     assert inbox == [None]
+
+
+def test_where_too_many_wait_the_next_is_told_to_come_back() -> None:
+    settings = ServingSettings(max_running=1, max_waiting=2)
+    engine = Engine(NoModel(), InferenceMetrics(CollectorRegistry()), settings)
+    inbox: list[Outcome] = []
+    for number in range(2):
+        engine.submit("t", work("a"), inbox.append, f"r{number}")
+    with pytest.raises(Overloaded):
+        engine.submit("t", work("a"), inbox.append, "r2")
+    while engine.turn() or engine.waiting:
+        pass
+    assert inbox == [Delta("a"), None] * 2
+
+
+def test_who_waits_too_long_to_begin_is_told_so_and_who_has_begun_goes_on() -> None:
+    settings = ServingSettings(max_waiting_seconds=0.05)
+    engine = Engine(Counting(), InferenceMetrics(CollectorRegistry()), settings)
+
+    def waits() -> Work:
+        while True:
+            yield Waiting()
+
+    late, begun = [], []
+    engine.submit("t", waits(), late.append, "r1")
+    engine.submit("t", asks(steps=3), begun.append, "r2")
+    engine.turn()
+    time.sleep(0.06)
+    while engine.turn() or engine.waiting:
+        pass
+    assert [type(outcome) for outcome in late] == [Overloaded]
+    assert begun == [Delta("3.0"), None]
