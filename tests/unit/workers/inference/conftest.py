@@ -49,6 +49,7 @@ class Flight(Iterator[Event]):
     def __init__(self, engine: Engine, tenant_id: str, work: Work) -> None:
         self._engine = engine
         self._arrived: deque[Outcome] = deque()
+        self.done = False
         self.ticket = engine.submit(tenant_id, work, self._arrived.append, "request")
 
     def __next__(self) -> Event:
@@ -60,6 +61,19 @@ class Flight(Iterator[Event]):
         if isinstance(outcome, LatentBankError):
             raise outcome
         return outcome
+
+    def arrived(self) -> list[Event]:
+        """What has come since the last time, without turning the engine; raises what went wrong."""
+        events = []
+        while self._arrived:
+            outcome = self._arrived.popleft()
+            if isinstance(outcome, LatentBankError):
+                raise outcome
+            if outcome is None:
+                self.done = True
+            else:
+                events.append(outcome)
+        return events
 
     def close(self) -> None:
         """The client goes away."""
@@ -125,27 +139,30 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def stand(loaded_tiny: LoadedBase, database: Database, tmp_path: Path) -> Stand:
     """A worker with two slots beside the base's, so that three memories already push each other out."""
+    return make_stand(loaded_tiny, database, tmp_path)
+
+
+def make_stand(base: LoadedBase, database: Database, directory: Path) -> Stand:
+    """All of a worker but HTTP, its node cache in `directory`; its engine is turned by whoever reads an answer."""
     registry = CollectorRegistry()
     metrics = InferenceMetrics(registry)
     store = MemoryStore()
     encoder = WordEncoder()
-    packed = PackedAdapters(loaded_tiny.model, TARGETS, slots=3, rank=8)
-    node_cache = NodeCache(tmp_path / "node-cache", 10**8, store)
-    residency = Residency(
-        packed, node_cache, base_digest=loaded_tiny.description.digest, ram_adapters=2, metrics=metrics
-    )
+    packed = PackedAdapters(base.model, TARGETS, slots=3, rank=8)
+    node_cache = NodeCache(directory / "node-cache", 10**8, store)
+    residency = Residency(packed, node_cache, base_digest=base.description.digest, ram_adapters=2, metrics=metrics)
     background = ThreadPoolExecutor(1)
     gates = BankGates(metrics, 0.05, background)
     banks = Banks(database, store, residency, gates, encoder=encoder.reference)
-    prefix_cache = PrefixCache(loaded_tiny.description.digest, 64, 8)
+    prefix_cache = PrefixCache(base.description.digest, 64, 8)
     settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
-    service = Service(loaded_tiny, packed, banks, residency, encoder, prefix_cache, settings, metrics)
-    publisher = Publisher(database, store, loaded_tiny.description, encoder)
+    service = Service(base, packed, banks, residency, encoder, prefix_cache, settings, metrics)
+    publisher = Publisher(database, store, base.description, encoder)
     return Stand(
         service,
         publisher,
         registry,
-        loaded_tiny,
+        base,
         packed,
         residency,
         banks,
