@@ -119,7 +119,7 @@ class RecipeSettings(BaseModel):
     off_topic_tokens: int = 16
     held_out_pairs: int = 10
     patience: int = 0
-    """Checks of the held-out loss without gain before training ends; 0: never early."""
+    """Checks of the held-out loss without gain before training ends, with the weights of the best; 0: never early."""
     seed: int = 0
 
 

@@ -190,6 +190,22 @@ def test_a_memory_that_is_left_out_no_longer_moves_and_the_others_go_on(loaded_t
     assert all(torch.allclose(b, left.weights[name][1], atol=1e-5) for name, (_, b) in again.weights.items())
 
 
+def test_training_that_no_longer_helps_ends_with_the_weights_of_its_best_check(
+    loaded_tiny: LoadedBase, ranks: Ranks
+) -> None:
+    plain = RecipeSettings(steps=160, passes=1, learning_rate=3e-2, batch_rows=4, rank=4)
+    learn = _lessons(loaded_tiny, plain, *FACT)
+    # What is held out contradicts what is learnt, so it gets worse soon.
+    held_out = _lessons(loaded_tiny, plain, FACT[0], "Never in a thousand years.")
+    engine, patient = _engine(loaded_tiny, plain), plain.model_copy(update={"patience": 2})
+    long, short = (_train(engine, [Pupil(learn, [], held_out)], recipe, ranks)[0] for recipe in (plain, patient))
+    assert len(short.losses) < len(long.losses)
+    assert len(short.losses) % 16 == 0
+    assert short.held_out_loss is not None
+    assert long.held_out_loss is not None
+    assert short.held_out_loss < long.held_out_loss
+
+
 def test_a_new_version_starts_from_the_earlier_adapter(loaded_tiny: LoadedBase, ranks: Ranks) -> None:
     recipe = RecipeSettings(
         steps=40, update_steps=2, passes=0.1, learning_rate=2e-2, batch_rows=2, off_topic_share=0, rank=4

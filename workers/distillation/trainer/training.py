@@ -48,7 +48,6 @@ class Trained:
 
     losses: tuple[float, ...]
     held_out_loss: float | None
-    pairs: int
     weights: Weights
 
 
@@ -61,6 +60,8 @@ class _Course:
     batches: Iterator[list[Lesson]]
     losses: list[float] = field(default_factory=list)
     best: float = float("inf")
+    weights: Weights | None = None
+    """Those of the best check, where checks are made."""
     stale: int = 0
     done: bool = False
 
@@ -159,18 +160,23 @@ def _course(pupil: Pupil, recipe: RecipeSettings) -> _Course:
 
 
 def _consider(engine: AdapterEngine, number: int, course: _Course, recipe: RecipeSettings, ranks: Ranks) -> None:
-    """Ends a course whose held-out loss no longer falls."""
+    """Ends a course whose held-out loss no longer falls; it keeps the weights of its best check."""
     if not recipe.patience or not course.pupil.held_out:
         return
     now = held_out_loss(engine, course.pupil.held_out, recipe, ranks, number)
-    course.best, course.stale = (now, 0) if now < course.best else (course.best, course.stale + 1)
+    if now < course.best:
+        course.best, course.stale, course.weights = now, 0, engine.read(number)
+    else:
+        course.stale += 1
     course.done = course.stale >= recipe.patience
 
 
 def _trained(engine: AdapterEngine, number: int, course: _Course, recipe: RecipeSettings, ranks: Ranks) -> Trained:
+    if course.weights is not None:
+        engine.reset(number, recipe.seed, course.weights)
     held_out = course.pupil.held_out
     last = held_out_loss(engine, held_out, recipe, ranks, number) if held_out else None
-    return Trained(tuple(course.losses), last, len(course.pupil.learn), engine.read(number))
+    return Trained(tuple(course.losses), last, engine.read(number))
 
 
 def _batch(rows: Sequence[Sequence[Lesson]], adapters: Sequence[int], ranks: Ranks) -> Batch:
