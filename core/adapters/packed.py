@@ -37,7 +37,7 @@ class Adapted:
     """The adapters of some rows: row i has the one in `slots[i]` of `[rows]`, or with `[rows, k]` the sum of k of them,
     each times its weight of `weights`.
 
-    Their weights are gathered once for as long as the rows stay the same, so those slots must not be written to.
+    Their weights are gathered once, and moved when rows come and go, so those slots must not be written to.
     """
 
     def __init__(self, adapters: PackedAdapters, slots: Tensor, weights: Tensor | None = None) -> None:
@@ -50,7 +50,8 @@ class Adapted:
         """A's `[rows, rank, in]`, scaled, and B's `[rows, rank, out]`; `None` where no row has any for this layer."""
         if layer not in self._gathered:
             self._gathered[layer] = layer.gathered(self.slots, self.weights)
-        return self._gathered[layer]
+        found = self._gathered[layer]
+        return None if found is None else (found[0][: len(self.slots)], found[1][: len(self.slots)])
 
     def only(self, rows: Tensor) -> Adapted:
         """Of these rows alone, in their order."""
@@ -59,6 +60,33 @@ class Adapted:
         fewer.weights = None if self.weights is None else self.weights[rows]
         fewer._gathered = {}
         return fewer
+
+    def add(self, slots: Tensor, weights: Tensor) -> None:
+        """One more row at the end, of `[k]` slots with their weights; only of rows with as many."""
+        assert self.weights is not None
+        at = len(self.slots)
+        self.slots, self.weights = torch.cat([self.slots, slots[None]]), torch.cat([self.weights, weights[None]])
+        for layer, known in list(self._gathered.items()):
+            own = layer.gathered(slots[None], weights[None])
+            if own is None and known is None:
+                continue
+            if known is None or (own is not None and own[0].shape[1] > known[0].shape[1]):
+                del self._gathered[layer]
+                continue
+            pair = known if at < len(known[0]) else (_with_room(known[0]), _with_room(known[1]))
+            for tensor, rest in zip(pair, own or (None, None), strict=True):
+                tensor[at].zero_()
+                if rest is not None:
+                    tensor[at, : rest.shape[1]] = rest[0]
+            self._gathered[layer] = pair
+
+    def drop(self, row: int) -> None:
+        """Without this row; the last one takes its place."""
+        assert self.weights is not None
+        last = len(self.slots) - 1
+        for tensor in (self.slots, self.weights, *(t for pair in self._gathered.values() if pair for t in pair)):
+            tensor[row] = tensor[last]
+        self.slots, self.weights = self.slots[:last], self.weights[:last]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +97,11 @@ class Span:
     rows: int
     width: int
     adapted: Adapted
+
+
+def _with_room(rows: Tensor) -> Tensor:
+    """The rows in a tensor of twice as many."""
+    return torch.cat([rows, torch.zeros_like(rows)])
 
 
 @contextmanager

@@ -153,8 +153,12 @@ def adapted(
         if slots is None or all(slot == BASE_SLOT for slot in slots):
             return None
         return Adapted(adapters, torch.tensor(list(slots), device=device))
-    most = max([1, *(len(mix) for mix in mixes)])
-    # A row with fewer than k is filled up with the base's slot, which adds nothing.
-    several = [[*mix, *[BASE_SLOT] * (most - len(mix))] for mix in mixes]
+    return Adapted(adapters, *mixed(mixes, device))
+
+
+def mixed(mixes: Sequence[Mapping[int, float]], device: torch.device, least: int = 1) -> tuple[Tensor, Tensor]:
+    """Slots and weights `[rows, k]`, k at least `least`; a row with fewer is filled up with the base's slot."""
+    most = max([least, *(len(mix) for mix in mixes)])
+    slots = [[*mix, *[BASE_SLOT] * (most - len(mix))] for mix in mixes]
     weights = [[*mix.values(), *[0.0] * (most - len(mix))] for mix in mixes]
-    return Adapted(adapters, torch.tensor(several, device=device), torch.tensor(weights, device=device))
+    return torch.tensor(slots, device=device), torch.tensor(weights, device=device)

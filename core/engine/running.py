@@ -12,7 +12,7 @@ from transformers.cache_utils import CacheLayerMixin
 from core.adapters.packed import Adapted, PackedAdapters
 from core.engine.blocks import Block
 from core.engine.kv import PrefixKv
-from core.engine.rows import adapted
+from core.engine.rows import mixed
 
 SPARE_COLUMNS = 256
 """Tokens that may be written before all KV has to be moved to the front again."""
@@ -58,7 +58,7 @@ class RunningRows:
             self._values[:, row.index, :, at : at + len(part)] = part.values
             at += len(part)
         self._rows.append(row)
-        self._adapt()
+        self._adapt(row)
         return row
 
     def leave(self, row: RunningRow) -> None:
@@ -69,12 +69,13 @@ class RunningRows:
             self._values[:, row.index, :, used] = self._values[:, last.index, :, used]
             last.index = row.index
             self._rows[row.index] = last
-        self._adapt()
+        if self._adapted is not None:
+            self._adapted.drop(row.index)
 
     def clear(self) -> None:
         """Forgets all rows, after a pass that broke off."""
         self._rows.clear()
-        self._adapt()
+        self._adapted = None
 
     def enter(self, tokens: Mapping[RunningRow, int]) -> Block:
         """Every row with its next token, to be run in one pass exactly once."""
@@ -109,9 +110,16 @@ class RunningRows:
         )
         self._end = end
 
-    def _adapt(self) -> None:
-        if self._adapters is not None and self._rows:
-            self._adapted = adapted(self._adapters, None, [row.mix for row in self._rows], self._model.device)
+    def _adapt(self, new: RunningRow) -> None:
+        """The adapters of all rows, the last of which is new."""
+        if self._adapters is None:
+            return
+        several = max(1, len(new.mix))
+        if self._adapted is not None and self._adapted.slots.shape[1] >= several:
+            slots, weights = mixed([new.mix], self._model.device, self._adapted.slots.shape[1])
+            self._adapted.add(slots[0], weights[0])
+        else:
+            self._adapted = Adapted(self._adapters, *mixed([row.mix for row in self._rows], self._model.device))
 
 
 def _moved(old: Tensor, count: int, capacity: int, used: slice, end: int) -> Tensor:
