@@ -38,6 +38,28 @@ def test_a_worker_is_ready_only_with_its_base_and_says_goodbye(
     running.database.dispose()
 
 
+def test_a_worker_that_is_to_end_finishes_what_it_has_begun(
+    tmp_path: Path, tiny_base: BaseDescription, encoder: Encoder
+) -> None:
+    running = start_worker(tmp_path, tiny_base, encoder)
+    running.await_ready()
+    question = {"model": tiny_base.name, "prompt": "Tell me", "max_tokens": 300, "stream": True}
+    with (
+        running.http(running.publisher.tenant()) as http,
+        http.stream("POST", "/v1/completions", json=question) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: ")
+        running.process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert '"finish_reason":"length"' in rest[-2].replace(" ", "") or '"finish_reason":"stop"' in rest[-2].replace(
+        " ", ""
+    )
+    assert running.process.wait(timeout=30) == 0
+    running.database.dispose()
+
+
 def test_a_worker_renews_its_announcement(worker: RunningWorker, tiny_base: BaseDescription) -> None:
     first = _announced(worker)
     assert first is not None
