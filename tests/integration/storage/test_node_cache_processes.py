@@ -43,11 +43,6 @@ def _downloads(directory: Path) -> list[str]:
     return (directory / "downloads").read_text().split()
 
 
-def _served(directory: Path, manifest: Manifest) -> dict[str, bytes]:
-    with _cache(directory).reading(manifest) as found:
-        return {path.name: path.read_bytes() for path in found.iterdir()}
-
-
 def test_processes_that_ask_at_once_download_an_adapter_once(tmp_path: Path) -> None:
     manifest = published(LocalStore(tmp_path / "objects"), tmp_path / "made")
     together = SPAWN.Barrier(PROCESSES)
@@ -90,5 +85,12 @@ def _ask(directory: Path, manifest: Manifest, together: Barrier) -> None:
 
 
 def _die_before_rename(directory: Path, manifest: Manifest) -> None:
-    Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment,return-value]
+    rename = Path.rename
+
+    def dying(path: Path, target: Path) -> Path:
+        if path.parent.name == ".incoming":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(path, target)
+
+    Path.rename = dying  # type: ignore[method-assign,assignment]
     _cache(directory).fetch(manifest)
