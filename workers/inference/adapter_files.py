@@ -10,7 +10,7 @@ from typing import Literal
 
 from core.adapters.peft_format import LoadedAdapter, load_adapter
 from core.adapters.validation import validate_adapter
-from core.errors import AdapterInvalid, LatentBankError, WrongBase
+from core.errors import AdapterInvalid, LatentBankError, StorageError, WrongBase
 from core.logs import get_logger
 from core.metrics import InferenceMetrics
 from core.storage.manifest import Manifest
@@ -41,7 +41,10 @@ class AdapterFiles:
 
     def source(self, digest: str) -> Source:
         """Where the files would come from now."""
-        return "node_cache" if self._node_cache.contains(digest) else "object_store"
+        try:
+            return "node_cache" if self._node_cache.contains(digest) else "object_store"
+        except OSError:
+            return "object_store"
 
     @contextmanager
     def reading(self, manifest: Manifest) -> Iterator[Path]:
@@ -51,10 +54,14 @@ class AdapterFiles:
                 f"{manifest.memory_id} was trained on {manifest.base_name} ({manifest.base_digest[:19]}…), "
                 f"but this worker serves another base ({self._base_digest[:19]}…)."
             )
-        with ExitStack() as held:
-            with self.timed(self.source(manifest.adapter_digest), "fetch"):
-                directory = held.enter_context(self._node_cache.reading(manifest))
-            yield directory
+        try:
+            with ExitStack() as held:
+                with self.timed(self.source(manifest.adapter_digest), "fetch"):
+                    directory = held.enter_context(self._node_cache.reading(manifest))
+                yield directory
+        except OSError as failure:
+            # As with a store that fails: what is resident goes on, and the rest is tried again later.
+            raise StorageError(f"The node's disk can't be used: {failure.strerror}.") from failure
 
     def load(self, manifest: Manifest) -> LoadedAdapter:
         """The adapter in RAM. Raises as `reading`, and `AdapterInvalid` where it does not fit this worker."""

@@ -102,6 +102,7 @@ class Banks:
         self._most = most
         self._clock = clock
         self._banks: OrderedDict[str, Bank] = OrderedDict()
+        self._gone: set[str] = set()
         self._refreshing: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -122,8 +123,14 @@ class Banks:
 
         One bank that can't be refreshed holds up no other; a truth that does not answer is raised.
         """
+        with self._lock:
+            gone, self._gone = self._gone, set()
         self._each(self.current, self._held())
-        self._residency.forget_others(frozenset().union(*(bank.digests() for bank in self._held().values())))
+        named = frozenset().union(*(bank.digests() for bank in self._held().values()))
+        # A question that knew the bank as it was may have brought back what was forgotten, even to the disk.
+        for digest in gone - named:
+            self._residency.forget(digest)
+        self._residency.forget_others(named)
         now = self._clock()
         self._each(self._refresh, [tenant_id for tenant_id, bank in self._held().items() if bank.due(now)])
 
@@ -188,8 +195,8 @@ class Banks:
             self._banks[tenant_id] = bank
             while len(self._banks) > self._most:
                 self._let_go(self._banks.popitem(last=False)[0])
-        for digest in (before.digests() if before else frozenset()) - bank.digests():
-            self._residency.forget(digest)
+        if before is not None:
+            self._forget(before.digests() - bank.digests())
         log.info("bank refreshed", tenant_id=tenant_id, revision=revision, memories=len(bank.members))
         return bank
 
@@ -241,5 +248,11 @@ class Banks:
         with self._lock:
             bank = self._banks.pop(tenant_id, None)
         self._gates.drop(tenant_id)
-        for digest in bank.digests() if bank else ():
+        if bank is not None:
+            self._forget(bank.digests())
+
+    def _forget(self, digests: Collection[str]) -> None:
+        with self._lock:
+            self._gone.update(digests)
+        for digest in digests:
             self._residency.forget(digest)

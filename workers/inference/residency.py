@@ -194,9 +194,9 @@ class Residency:
         self._files.forget(digest)
 
     def forget_others(self, digests: Collection[str]) -> None:
-        """Only `digests` stay in slots and RAM; a request under way may have brought back what was forgotten."""
+        """Only `digests` stay in slots, in RAM and pinned: a request under way may bring back what was forgotten."""
         with self._lock:
-            for digest in {*self._table.digests, *self._ram.digests, *self._failed}.difference(digests):
+            for digest in {*self._table.digests, *self._ram.digests, *self._failed, *self._pinned}.difference(digests):
                 self._let_go(digest)
             self._show()
 

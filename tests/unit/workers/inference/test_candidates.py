@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -137,6 +139,21 @@ def test_a_store_that_fails_hurts_nothing_that_is_resident(
     stand.clock.now += FIRST_PAUSE_SECONDS
     stand.banks.refresh_known()
     assert absent(report(stand, tenant)) == {}
+
+
+def test_a_disk_that_fails_is_as_a_store_that_fails(
+    stand: Stand, tenant: str, town: BankEntry, ship: BankEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand.residency.load(stand.banks.current(tenant).members[town.memory_id].manifest)
+
+    def failing(_: object) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for operation in ("contains", "reading"):
+        monkeypatch.setattr(stand.node_cache, operation, failing)
+    answer = report(stand, tenant, mode="force")
+    assert answer["served_by"] == town.memory_id
+    assert absent(answer) == {ship.memory_id: "storage_error"}
 
 
 def test_an_adapter_that_takes_its_time_holds_up_no_other_and_is_there_for_who_asks_next(

@@ -61,6 +61,19 @@ def test_a_memory_published_in_its_place_brings_nothing_of_it_back(stand: Stand,
     assert [member.entry for member in stand.banks.current(tenant).members.values()] == [new]
 
 
+def test_what_a_question_that_knew_the_old_bank_loads_again_goes_again(stand: Stand, tmp_path: Path) -> None:
+    tenant = stand.publisher.tenant()
+    entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    manifest = stand.banks.current(tenant).members[entry.memory_id].manifest
+    stand.publisher.delete(entry, tenant)
+    stand.banks.refresh_known()
+    assert holders(stand, entry, tmp_path) == set()
+    stand.residency.load(manifest)
+    assert holders(stand, entry, tmp_path) == {"RAM", "disk"}
+    stand.banks.refresh_known()
+    assert holders(stand, entry, tmp_path) == set()
+
+
 def test_a_memory_that_was_refused_goes_from_the_disk_too(stand: Stand, tmp_path: Path) -> None:
     tenant = stand.publisher.tenant()
     entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)

@@ -159,6 +159,14 @@ def test_one_slot_can_not_be_pinned_and_a_question_has_no_more_candidates_than_a
     stand.residency.pin(second.adapter_digest)
 
 
+def test_a_pin_goes_with_its_bank_though_the_adapter_was_never_loaded(stand: Stand) -> None:
+    first, second = (published(stand, seed)[0].adapter_digest for seed in (1, 2))
+    stand.residency.pin(first)
+    stand.residency.forget_others([second])
+    stand.residency.pin(second)
+    assert stand.residency.room == stand.residency.capacity - 1
+
+
 def test_what_is_in_a_slot_is_served_though_ram_disk_and_store_have_lost_it(stand: Stand) -> None:
     entry, manifest = published(stand, 1)
     before = stand.residency.load(manifest)
