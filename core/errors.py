@@ -19,6 +19,7 @@ The docstring of a class is the message a user reads unless a better one is give
     ├── BacklogFull             429
     ├── Overloaded              429
     ├── Unavailable             503
+    │   └── AdapterPending      503
     ├── StorageError            503
     │   ├── ObjectMissing       404
     │   ├── ObjectCorrupt       500
@@ -152,6 +153,12 @@ class Unavailable(LatentBankError):
 
     code = "unavailable"
     status = 503
+
+
+class AdapterPending(Unavailable):
+    """The memory's adapter is still being loaded; try again in a moment."""
+
+    code = "adapter_pending"
 
 
 class StorageError(LatentBankError):

@@ -128,7 +128,7 @@ class InferenceMetrics:
             "vllm:num_requests_waiting", "Requests waiting for admission or for an adapter.", registry=registry
         )
         self.kv_cache_usage = Gauge(
-            "vllm:kv_cache_usage_perc", "Share of the prefix cache's blocks in use, 0 to 1.", registry=registry
+            "vllm:kv_cache_usage_perc", "Share of the prefix cache's bytes in use, 0 to 1.", registry=registry
         )
         self.prefix_cache_queries = Counter(
             "vllm:prefix_cache_queries_total", "Prefix tokens looked up in the prefix cache.", registry=registry
@@ -180,6 +180,18 @@ class InferenceMetrics:
         )
         self.adapter_bytes = Gauge(
             "latentbank_adapter_resident_bytes", "Bytes of the adapters held in a tier.", ["tier"], registry=registry
+        )
+        self.adapter_budget = Gauge(
+            "latentbank_adapter_budget_bytes",
+            "Bytes that the adapters of a tier may take; those of slots are taken from the start.",
+            ["tier"],
+            registry=registry,
+        )
+        self.candidates_unavailable = Counter(
+            "latentbank_candidates_unavailable_total",
+            "Memories that a question was answered without because they can't be read now, by error code.",
+            ["reason"],
+            registry=registry,
         )
         self.gate_decisions = Counter(
             "latentbank_gate_decisions_total",

@@ -133,10 +133,14 @@ class ServingSettings(BaseModel):
     max_rank: int = 16
     top_k: int = 3
     block_tokens: int = 32
-    prefix_cache_blocks: int = 2048
-    ram_adapters: int = 64
+    prefix_cache_bytes: int = Field(1024**3, ge=0)
+    """KV of prefixes; a token of the default base takes 46 kB."""
+    ram_bytes: int = Field(512 * 1024**2, ge=0)
+    """Adapters in RAM, beside those in slots."""
+    load_wait_seconds: float = Field(5.0, ge=0)
+    """How long a question waits for its candidates' adapters; it is then answered without those that are late."""
     node_cache_dir: Path | None = None
-    node_cache_bytes: int = 4 * 1024**3
+    node_cache_bytes: int = Field(4 * 1024**3, ge=0)
     max_active: int = Field(1, ge=1, le=3)
     """How many memories may answer together where a request does not say."""
     false_activation: float = Field(0.05, gt=0, lt=1)

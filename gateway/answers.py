@@ -6,18 +6,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class CandidateReport(BaseModel):
-    """A memory that retrieval proposed, and how the gate judged it."""
+    """A memory that retrieval proposed, and how the gate judged it; or one that can't be judged now, and why."""
 
     memory_id: str
     title: str
-    rank: int = Field(ge=0)
+    rank: int | None = Field(ge=0)
     """Its place in retrieval's order, from 0."""
-    retrieval_score: float
+    retrieval_score: float | None
     """Comparable within one question only."""
-    score: float = Field(ge=0, le=1)
+    score: float | None = Field(ge=0, le=1)
     """The gate's probability that this memory answers the question."""
-    threshold: float = Field(ge=0, le=1)
+    threshold: float | None = Field(ge=0, le=1)
     passed: bool
+    unavailable: str | None = None
+    """The code of the error that keeps its adapter from being judged; it is tried again later."""
     signals: dict[str, float] = {}
     """The gate's features by name; only where the request says `memory.explain`."""
 

@@ -204,6 +204,11 @@ class PackedAdapters:
         self.targets = tuple(targets)
         self.layers = _install(model, self.routing, self.targets, slots, rank)
 
+    @property
+    def slot_bytes(self) -> int:
+        """What one slot takes, whatever is in it."""
+        return sum(layer.a[0].nbytes + layer.b[0].nbytes for layer in self.layers.values())
+
     @torch.no_grad()
     def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
         """Puts an adapter into `slot`: layer name to `(a [rank, in], b [out, rank])`; other layers become zero.
@@ -236,6 +241,16 @@ class PackedAdapters:
             name: (layer.a[slot].detach().clone(), layer.b[slot].detach().clone())
             for name, layer in self.layers.items()
         }
+
+    @torch.no_grad()
+    def copy(self, slot: int) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+        """Weights and scale as `write` took them, cloned; in the slots' type."""
+        held = {name: layer for name, layer in self.layers.items() if layer.ranks[slot]}
+        weights = {
+            name: (layer.a[slot, : layer.ranks[slot]].clone(), layer.b[slot, :, : layer.ranks[slot]].clone())
+            for name, layer in held.items()
+        }
+        return weights, max((float(layer.scale[slot]) for layer in held.values()), default=0.0)
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:

@@ -25,6 +25,10 @@ class PrefixKv:
     def __len__(self) -> int:
         return int(self.keys.shape[2])
 
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
     @staticmethod
     def empty(model: Any) -> PrefixKv:
         config = model.config

@@ -21,38 +21,40 @@ from core.engine.rows import Rows
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """`queries` and `hits` count tokens since the start, as vLLM's metrics do; `blocks` are held now."""
+    """`queries` and `hits` count tokens since the start, as vLLM's metrics do; `blocks` are held now, in `bytes`."""
 
     queries: int
     hits: int
     evictions: int
     blocks: int
-    max_blocks: int
+    bytes: int
+    max_bytes: int
 
     @property
     def usage(self) -> float:
         """Share of the cache in use, 0 to 1."""
-        return self.blocks / self.max_blocks if self.max_blocks else 0.0
+        return self.bytes / self.max_bytes if self.max_bytes else 0.0
 
 
 class PrefixCache:
-    """At most `max_blocks` blocks of `block_tokens` tokens, least recently used out.
+    """Blocks of `block_tokens` tokens in at most `max_bytes`, least recently used out.
 
     Its tables are thread-safe; the model is its owner's, who lets one thread at a time run it.
     """
 
-    def __init__(self, base_digest: str, max_blocks: int, block_tokens: int) -> None:
+    def __init__(self, base_digest: str, max_bytes: int, block_tokens: int) -> None:
         self._base = base_digest
-        self._max_blocks = max_blocks
+        self._max_bytes = max_bytes
         self._block_tokens = block_tokens
         self._blocks: OrderedDict[bytes, PrefixKv] = OrderedDict()
         self._lock = threading.Lock()
-        self._queries = self._hits = self._evictions = 0
+        self._bytes = self._queries = self._hits = self._evictions = 0
 
     @property
     def stats(self) -> CacheStats:
         with self._lock:
-            return CacheStats(self._queries, self._hits, self._evictions, len(self._blocks), self._max_blocks)
+            held = len(self._blocks), self._bytes, self._max_bytes
+            return CacheStats(self._queries, self._hits, self._evictions, *held)
 
     def prefill(self, model: Any, tokens: Sequence[int], salt: str) -> tuple[PrefixKv, int]:
         """As `prefilling`, run by itself."""
@@ -81,6 +83,7 @@ class PrefixCache:
         """Forgets every block."""
         with self._lock:
             self._blocks.clear()
+            self._bytes = 0
 
     def _keys(self, tokens: Sequence[int], salt: str) -> list[bytes]:
         """The keys of the whole blocks of `tokens`, each of which names everything before it too."""
@@ -107,16 +110,19 @@ class PrefixCache:
 
     def _put(self, keys: Sequence[bytes], known: int, kv: PrefixKv) -> None:
         size = self._block_tokens
-        keys = keys[: self._max_blocks]
+        # What the budget could not hold with its head is not cut out first.
+        keys = keys[: self._max_bytes // (kv.nbytes // len(kv) * size)]
         fresh = [(keys[i], kv.cut(i * size, (i + 1) * size)) for i in range(known, len(keys))]
         with self._lock:
             if any(key not in self._blocks for key in keys[:known]):
                 return  # Evicted meanwhile: blocks without their head could never be found.
             for key, block in fresh:
-                self._blocks.setdefault(key, block)
+                if key not in self._blocks:
+                    self._blocks[key] = block
+                    self._bytes += block.nbytes
             self._touch(keys)
-            while len(self._blocks) > self._max_blocks:
-                self._blocks.popitem(last=False)
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
                 self._evictions += 1
 
     def _touch(self, keys: Sequence[bytes]) -> None:

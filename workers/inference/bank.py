@@ -25,9 +25,8 @@ from core.truth import memories, tenants
 from core.truth.database import Database
 from core.truth.records import BankEntry
 from workers.inference.bank_gates import BankGates
+from workers.inference.failures import Failure
 from workers.inference.residency import Residency
-
-RETRY_SECONDS = 5.0
 
 log = get_logger(__name__)
 
@@ -46,22 +45,39 @@ class Member:
         return self.manifest.adapter_digest
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One memory that can't serve here for now, and why."""
+
+    entry: BankEntry
+    failure: Failure
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
-    """All memories of one tenant at one revision. `refused` are those that can't serve here, and why."""
+    """All memories of one tenant at one revision, those that may serve and those that are refused."""
 
     tenant_id: str
     revision: int
     members: Mapping[str, Member]
-    refused: Mapping[str, LatentBankError]
+    refused: Mapping[str, Refused]
     index: BankIndex
-    retry_at: float
 
     def in_collection(self, collection: str) -> frozenset[str]:
         return frozenset(id_ for id_, member in self.members.items() if member.entry.collection == collection)
 
+    def refused_in(self, collection: str | None) -> list[Refused]:
+        """Those of a collection, or all."""
+        return [one for one in self.refused.values() if collection is None or one.entry.collection == collection]
+
     def digests(self) -> frozenset[str]:
-        return frozenset(member.digest for member in self.members.values())
+        """Of refused memories too: what is wrong with them may have been seen in files that are here."""
+        served = {member.digest for member in self.members.values()}
+        return frozenset(served | {one.entry.adapter_digest for one in self.refused.values()})
+
+    def due(self, now: float) -> bool:
+        """Whether a refused memory is to be tried again."""
+        return any(now >= one.failure.retry_at for one in self.refused.values())
 
 
 class Banks:
@@ -86,42 +102,37 @@ class Banks:
         self._most = most
         self._clock = clock
         self._banks: OrderedDict[str, Bank] = OrderedDict()
+        self._gone: set[str] = set()
         self._refreshing: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def current(self, tenant_id: str) -> Bank:
         """The bank at the truth's present revision. Raises `NotFound` for a tenant that is not there."""
         known = self._known(tenant_id)
-        if known is not None and not self._stale(known, self._revision(tenant_id)):
+        if known is not None and known.revision == self._revision(tenant_id):
             return known
-        with self._lock:
-            gate = self._refreshing.setdefault(tenant_id, threading.Lock())
-        with gate:
-            return self._refreshed(tenant_id)
+        return self._refresh(tenant_id)
 
     def gate(self, bank: Bank) -> GateModel:
         """What judges the bank's candidates now; for a moment after a change, the gate of the bank before it."""
         return self._gates.current(bank.tenant_id)
 
     def refresh_known(self) -> None:
-        """Follows the truth for every bank held here, so that what is deleted goes even where nobody asks.
+        """Follows the truth for every bank held here, so that what is deleted goes even where nobody asks; then tries
+        again what was refused, so that no question waits for a store that fails.
 
         One bank that can't be refreshed holds up no other; a truth that does not answer is raised.
         """
         with self._lock:
-            tenants = list(self._banks)
-        for tenant_id in tenants:
-            try:
-                self.current(tenant_id)
-            except NotFound:
-                self._drop(tenant_id)
-            except SQLAlchemyError:
-                raise
-            except Exception:
-                log.exception("a bank could not be refreshed", tenant_id=tenant_id)
-        with self._lock:
-            named = [bank.digests() for bank in self._banks.values()]
-        self._residency.forget_others(frozenset().union(*named))
+            gone, self._gone = self._gone, set()
+        self._each(self.current, self._held())
+        named = frozenset().union(*(bank.digests() for bank in self._held().values()))
+        # A question that knew the bank as it was may have brought back what was forgotten, even to the disk.
+        for digest in gone - named:
+            self._residency.forget(digest)
+        self._residency.forget_others(named)
+        now = self._clock()
+        self._each(self._refresh, [tenant_id for tenant_id, bank in self._held().items() if bank.due(now)])
 
     def require(self, bank: Bank, ids: Iterable[str]) -> None:
         """Each of `ids` can serve for this tenant now, or the reason is raised.
@@ -133,7 +144,7 @@ class Banks:
             if memory_id in bank.members:
                 continue
             if memory_id in bank.refused:
-                raise bank.refused[memory_id]
+                raise bank.refused[memory_id].failure.again()
             with self._database.read() as connection:
                 memory = memories.get_memory(connection, bank.tenant_id, memory_id)
             if memory.status == "deleted":
@@ -150,15 +161,33 @@ class Banks:
         with self._database.read() as connection:
             return memories.bank_revision(connection, tenant_id)
 
-    def _stale(self, bank: Bank, revision: int) -> bool:
-        return bank.revision != revision or (bool(bank.refused) and self._clock() >= bank.retry_at)
+    def _held(self) -> dict[str, Bank]:
+        with self._lock:
+            return dict(self._banks)
+
+    def _each(self, duty: Callable[[str], Bank], tenants: Iterable[str]) -> None:
+        for tenant_id in tenants:
+            try:
+                duty(tenant_id)
+            except NotFound:
+                self._drop(tenant_id)
+            except SQLAlchemyError:
+                raise
+            except Exception:
+                log.exception("a bank could not be refreshed", tenant_id=tenant_id)
+
+    def _refresh(self, tenant_id: str) -> Bank:
+        with self._lock:
+            gate = self._refreshing.setdefault(tenant_id, threading.Lock())
+        with gate:
+            return self._refreshed(tenant_id)
 
     def _refreshed(self, tenant_id: str) -> Bank:
         before = self._known(tenant_id)
         with self._database.read() as connection:
             revision, entries = memories.bank(connection, tenant_id)
             rate = tenants.get_tenant(connection, tenant_id).false_activation
-        if before is not None and not self._stale(before, revision):
+        if before is not None and before.revision == revision and not before.due(self._clock()):
             return before
         bank = self._make(tenant_id, revision, entries, before)
         self._gates.follow(tenant_id, [member.samples for member in bank.members.values()], rate)
@@ -166,24 +195,38 @@ class Banks:
             self._banks[tenant_id] = bank
             while len(self._banks) > self._most:
                 self._let_go(self._banks.popitem(last=False)[0])
-        for digest in (before.digests() if before else frozenset()) - bank.digests():
-            self._residency.forget(digest)
+        if before is not None:
+            self._forget(before.digests() - bank.digests())
         log.info("bank refreshed", tenant_id=tenant_id, revision=revision, memories=len(bank.members))
         return bank
 
     def _make(self, tenant_id: str, revision: int, entries: Collection[BankEntry], before: Bank | None) -> Bank:
-        known = before.members if before else {}
         members: dict[str, Member] = {}
-        refused: dict[str, LatentBankError] = {}
+        refused: dict[str, Refused] = {}
         for entry in entries:
-            old = known.get(entry.memory_id)
-            try:
-                members[entry.memory_id] = old if old and old.entry == entry else self._member(tenant_id, entry)
-            except LatentBankError as problem:
-                log.warning("memory refused", memory_id=entry.memory_id, code=problem.code, why=str(problem))
-                refused[entry.memory_id] = problem
-        index = BankIndex([member.index for member in members.values()])
-        return Bank(tenant_id, revision, members, refused, index, self._clock() + RETRY_SECONDS)
+            found = self._member_or_why(tenant_id, entry, before)
+            if isinstance(found, Member):
+                members[entry.memory_id] = found
+            else:
+                refused[entry.memory_id] = found
+        if before is not None and [*members.values()] == [*before.members.values()]:
+            return Bank(tenant_id, revision, members, refused, before.index)
+        return Bank(tenant_id, revision, members, refused, BankIndex([member.index for member in members.values()]))
+
+    def _member_or_why(self, tenant_id: str, entry: BankEntry, before: Bank | None) -> Member | Refused:
+        """What is known of this very entry is kept; a refused one until it is due."""
+        old = before.members.get(entry.memory_id) if before else None
+        if old is not None and old.entry == entry:
+            return old
+        failed = before.refused.get(entry.memory_id) if before else None
+        failure = failed.failure if failed is not None and failed.entry == entry else None
+        if failure is not None and self._clock() < failure.retry_at:
+            return Refused(entry, failure)
+        try:
+            return self._member(tenant_id, entry)
+        except LatentBankError as problem:
+            self._residency.refused(entry.memory_id, entry.adapter_digest, problem)
+            return Refused(entry, Failure.after(failure, problem, self._clock()))
 
     def _member(self, tenant_id: str, entry: BankEntry) -> Member:
         manifest = read_manifest(self._store, entry.manifest_key)
@@ -205,5 +248,11 @@ class Banks:
         with self._lock:
             bank = self._banks.pop(tenant_id, None)
         self._gates.drop(tenant_id)
-        for digest in bank.digests() if bank else ():
+        if bank is not None:
+            self._forget(bank.digests())
+
+    def _forget(self, digests: Collection[str]) -> None:
+        with self._lock:
+            self._gone.update(digests)
+        for digest in digests:
             self._residency.forget(digest)

@@ -71,17 +71,32 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """A memory that could not be judged, because its adapter can't be had now; `reason` is the error's code.
+
+    `rank` and `retrieval_score` are retrieval's, `None` where not even its index can be read.
+    """
+
+    memory_id: str
+    title: str
+    reason: str
+    rank: int | None = None
+    retrieval_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Who answers: the memories `active` together, best first, or the base where there are none.
 
     `weights` says how strongly each of them speaks, the best one's being 1. `abstained` where memories were asked for
-    in vain. `candidates` are all that were judged, best first.
+    in vain. `candidates` are all that were judged, best first; `absent` those that could not be.
     """
 
     active: tuple[Judged, ...]
     weights: tuple[float, ...]
     candidates: tuple[Judged, ...]
     abstained: bool
+    absent: tuple[Absent, ...] = ()
 
     @property
     def served(self) -> Judged | None:

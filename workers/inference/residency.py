@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from core.adapters.packed import PackedAdapters
-from core.adapters.peft_format import LoadedAdapter, load_adapter
-from core.adapters.validation import validate_adapter
-from core.errors import AdapterInvalid, LatentBankError, WrongBase
+from core.adapters.peft_format import LoadedAdapter
+from core.errors import AdapterInvalid, Conflict, LatentBankError
 from core.logs import get_logger
 from core.metrics import InferenceMetrics
 from core.storage.manifest import Manifest
 from core.storage.node_cache import NodeCache
+from workers.inference.adapter_files import AdapterFiles
+from workers.inference.failures import Failure
+from workers.inference.ram import RamTier
 from workers.inference.slots import SlotTable
+
+READS, DOWNLOADS = 4, 8
+"""Adapters that are read from this node's disk, and downloaded, at once."""
 
 log = get_logger(__name__)
 
@@ -59,19 +64,26 @@ class Residency:
         node_cache: NodeCache,
         *,
         base_digest: str,
-        ram_adapters: int,
+        ram_bytes: int,
         metrics: InferenceMetrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        layers = {name: (layer.a.shape[2], layer.b.shape[1]) for name, layer in packed.layers.items()}
         self._packed = packed
-        self._node_cache = node_cache
-        self._base_digest = base_digest
-        self._layers = {name: (layer.a.shape[2], layer.b.shape[1]) for name, layer in packed.layers.items()}
-        self._slot_bytes = sum(layer.a[0].nbytes + layer.b[0].nbytes for layer in packed.layers.values())
-        self._ram_adapters = ram_adapters
+        self._files = AdapterFiles(node_cache, metrics, base_digest=base_digest, layers=layers, rank=packed.rank)
         self._metrics = metrics
+        self._clock = clock
         self._table = SlotTable(packed.slots)
-        self._ram: OrderedDict[str, LoadedAdapter] = OrderedDict()
-        self._loading: dict[str, threading.Lock] = {}
+        self._ram = RamTier(ram_bytes)
+        self._pinned: set[str] = set()
+        self._failed: dict[str, Failure] = {}
+        self._loading: dict[str, Future[LoadedAdapter]] = {}
+        self._forgotten: set[str] = set()
+        # Apart, so that a store that hangs does not hold up what is on the disk.
+        self._pools = {
+            "node_cache": ThreadPoolExecutor(READS, "read"),
+            "object_store": ThreadPoolExecutor(DOWNLOADS, "download"),
+        }
         self._lock = threading.Lock()
         self._show()
 
@@ -79,6 +91,12 @@ class Residency:
     def capacity(self) -> int:
         """How many adapters can be in slots at once."""
         return self._packed.slots - 1
+
+    @property
+    def room(self) -> int:
+        """How many adapters one question can have in slots, whatever is pinned: at least 1."""
+        with self._lock:
+            return self.capacity - len(self._pinned)
 
     @property
     def in_use(self) -> int:
@@ -89,41 +107,39 @@ class Residency:
         with self._lock:
             return self._table.slot_of(digest)
 
-    @contextmanager
-    def reading(self, manifest: Manifest) -> Iterator[Path]:
+    def reading(self, manifest: Manifest) -> AbstractContextManager[Path]:
         """The adapter's verified files on this node; they stay until the block ends.
 
-        Raises `WrongBase`, `ObjectCorrupt`, `StorageError`; those, and what the block raises of ours, are counted.
+        Raises `WrongBase`, `ObjectCorrupt`, `StorageError`.
+        """
+        return self._files.reading(manifest)
+
+    def refused(self, memory_id: str, digest: str, problem: LatentBankError) -> None:
+        """Counts and logs what was found wrong while `reading`."""
+        self._files.refused(memory_id, digest, problem)
+
+    def prefetch(self, manifest: Manifest) -> Future[LoadedAdapter]:
+        """The adapter, which is on its way to RAM or there; any thread. However many ask, one load runs.
+
+        The future raises as `reading`, and `AdapterInvalid`; for a while after a failure the same problem at once.
         """
         digest = manifest.adapter_digest
-        try:
-            if manifest.base_digest != self._base_digest:
-                raise WrongBase(
-                    f"{manifest.memory_id} was trained on {manifest.base_name} ({manifest.base_digest[:19]}…), "
-                    f"but this worker serves another base ({self._base_digest[:19]}…)."
-                )
-            source = "node_cache" if self._node_cache.contains(digest) else "object_store"
-            with ExitStack() as held:
-                with self._timed(source, "fetch"):
-                    directory = held.enter_context(self._node_cache.reading(manifest))
-                yield directory
-        except LatentBankError as problem:
-            self._metrics.adapter_load_failures.labels(problem.code).inc()
-            log.warning("adapter refused", memory_id=manifest.memory_id, digest=digest, why=str(problem))
-            raise
+        with self._lock:
+            if digest in self._loading:
+                return self._loading[digest]
+            found = self._ram.get(digest) or self._in_slot(manifest)
+            if found is not None:
+                return _done(found)
+            failure = self._failed.get(digest)
+            if failure is not None and self._clock() < failure.retry_at:
+                return _done(failure.again())
+            pool = self._pools[self._files.source(digest)]
+            future = self._loading[digest] = pool.submit(self._load, manifest)
+            return future
 
     def load(self, manifest: Manifest) -> LoadedAdapter:
-        """Brings the adapter to RAM, whoever asks first; any thread. Raises as `reading`, and `AdapterInvalid`."""
-        digest = manifest.adapter_digest
-        with self._lock:
-            gate = self._loading.setdefault(digest, threading.Lock())
-        try:
-            with gate:
-                found = self._in_ram(digest)
-                return found if found is not None else self._read(manifest)
-        finally:
-            with self._lock:
-                self._loading.pop(digest, None)
+        """As `prefetch`, and waits for it."""
+        return self.prefetch(manifest).result()
 
     def acquire(self, adapters: Mapping[str, LoadedAdapter]) -> Lease | None:
         """Puts `adapters` (by digest) into slots and holds them there; `None` where too many slots are in use now.
@@ -131,7 +147,7 @@ class Residency:
         Raises `AdapterInvalid` where one does not fit the slots.
         """
         with self._lock:
-            placement = self._table.take(adapters)
+            placement = self._table.take(adapters, self._pinned)
             if placement is None:
                 return None
             try:
@@ -153,53 +169,81 @@ class Residency:
             self._clear(self._table.give_back(digest))
             self._show()
 
+    def pin(self, digest: str) -> None:
+        """Once in a slot or in RAM, the adapter stays there until `unpin` or until it is forgotten.
+
+        Raises `Conflict` where no slot would be left for others.
+        """
+        with self._lock:
+            if len({*self._pinned, digest}) >= self.capacity:
+                raise Conflict(f"Of {self.capacity} slots {len(self._pinned)} are pinned; one has to stay free.")
+            self._pinned.add(digest)
+
+    def unpin(self, digest: str) -> None:
+        """Nothing happens where it is not pinned."""
+        with self._lock:
+            self._pinned.discard(digest)
+
     def forget(self, digest: str) -> None:
         """What is deleted goes from every tier; from a slot in use as soon as it is given back."""
         with self._lock:
             self._let_go(digest)
+            if digest in self._loading:
+                self._forgotten.add(digest)
             self._show()
-        try:
-            self._node_cache.drop(digest)
-        except OSError as problem:
-            # Nothing names it any more; it must not keep the caller from forgetting the next.
-            log.error("the node cache could not forget an adapter", digest=digest, why=str(problem))
+        self._files.forget(digest)
 
     def forget_others(self, digests: Collection[str]) -> None:
-        """Only `digests` stay in slots and RAM; a request under way may have brought back what was forgotten."""
+        """Only `digests` stay in slots, in RAM and pinned: a request under way may bring back what was forgotten."""
         with self._lock:
-            for digest in {*self._table.digests, *self._ram}.difference(digests):
+            for digest in {*self._table.digests, *self._ram.digests, *self._failed, *self._pinned}.difference(digests):
                 self._let_go(digest)
             self._show()
 
     def show_node_cache(self) -> None:
         """Sets the gauges of the tier that other processes change too."""
-        entries = self._node_cache.entries()
-        self._metrics.adapter_resident.labels("node_cache").set(len(entries))
-        self._metrics.adapter_bytes.labels("node_cache").set(sum(entry.bytes for entry in entries))
+        self._files.show()
 
-    def _in_ram(self, digest: str) -> LoadedAdapter | None:
-        with self._lock:
-            if digest in self._ram:
-                self._ram.move_to_end(digest)
-            return self._ram.get(digest)
+    def _load(self, manifest: Manifest) -> LoadedAdapter:
+        """On a thread of the pools; whatever comes of it, the next who ask find it in RAM, failed, or not begun."""
+        digest = manifest.adapter_digest
+        try:
+            adapter = self._files.load(manifest)
+        except LatentBankError as problem:
+            self._files.refused(manifest.memory_id, digest, problem)
+            with self._lock:
+                if digest not in self._forgotten:
+                    self._failed[digest] = Failure.after(self._failed.get(digest), problem, self._clock())
+            raise
+        else:
+            with self._lock:
+                self._failed.pop(digest, None)
+                if digest not in self._forgotten:
+                    self._keep(digest, adapter)
+            return adapter
+        finally:
+            with self._lock:
+                del self._loading[digest]
+                forgotten = digest in self._forgotten
+                self._forgotten.discard(digest)
+            if forgotten:
+                self._files.forget(digest)
 
-    def _read(self, manifest: Manifest) -> LoadedAdapter:
-        layers = {name: shape for name, shape in self._layers.items() if name.rsplit(".", 1)[-1] in manifest.targets}
-        with self.reading(manifest) as directory, self._timed("node_cache", "read"):
-            config = validate_adapter(directory, expected_layers=layers)
-            if config.rank > self._packed.rank:
-                raise AdapterInvalid(f"The adapter's rank is {config.rank}; the slots here take {self._packed.rank}.")
-            adapter = load_adapter(directory)
-        with self._lock:
-            self._ram[manifest.adapter_digest] = adapter
-            while len(self._ram) > self._ram_adapters:
-                self._ram.popitem(last=False)
-                self._metrics.adapter_evictions.labels("ram", "lru").inc()
-            self._show()
-        return adapter
+    def _keep(self, digest: str, adapter: LoadedAdapter) -> None:
+        evicted = self._ram.put(digest, adapter, self._pinned)
+        self._metrics.adapter_evictions.labels("ram", "lru").inc(len(evicted))
+        self._show()
+
+    def _in_slot(self, manifest: Manifest) -> LoadedAdapter | None:
+        """A copy of what is in a slot though RAM has let it go: neither disk nor store is needed to serve it."""
+        slot = self._table.slot_of(manifest.adapter_digest)
+        if slot is None:
+            return None
+        weights, scale = self._packed.copy(slot)
+        return LoadedAdapter(weights, scale, manifest.rank, manifest.targets, manifest.activation_tokens)
 
     def _write(self, slot: int, adapter: LoadedAdapter) -> None:
-        with self._timed("ram", "slot"):
+        with self._files.timed("ram", "slot"):
             self._packed.write(slot, adapter.weights, adapter.scale)
 
     def _undo(self, slots: Mapping[str, int], missing: tuple[str, ...]) -> None:
@@ -209,8 +253,10 @@ class Residency:
             self._clear(self._table.drop(digest))
 
     def _let_go(self, digest: str) -> None:
+        self._pinned.discard(digest)
+        self._failed.pop(digest, None)
         self._clear(self._table.drop(digest))
-        if self._ram.pop(digest, None) is not None:
+        if self._ram.drop(digest):
             self._metrics.adapter_evictions.labels("ram", "deleted").inc()
 
     def _clear(self, slot: int | None) -> None:
@@ -219,14 +265,17 @@ class Residency:
             self._metrics.adapter_evictions.labels("slot", "deleted").inc()
 
     def _show(self) -> None:
-        held = self._table.digests
-        self._metrics.adapter_resident.labels("slot").set(len(held))
+        held = len(self._table.digests)
+        self._metrics.adapter_resident.labels("slot").set(held)
         self._metrics.adapter_resident.labels("ram").set(len(self._ram))
-        self._metrics.adapter_bytes.labels("slot").set(len(held) * self._slot_bytes)
-        self._metrics.adapter_bytes.labels("ram").set(sum(adapter.nbytes for adapter in self._ram.values()))
+        self._metrics.adapter_bytes.labels("slot").set(held * self._packed.slot_bytes)
+        self._metrics.adapter_bytes.labels("ram").set(self._ram.nbytes)
 
-    @contextmanager
-    def _timed(self, source: str, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._metrics.adapter_load_seconds.labels(source, stage).observe(time.perf_counter() - start)
+
+def _done(outcome: LoadedAdapter | LatentBankError) -> Future[LoadedAdapter]:
+    future: Future[LoadedAdapter] = Future()
+    if isinstance(outcome, LatentBankError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+    return future

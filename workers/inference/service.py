@@ -7,14 +7,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from torch import Tensor
 
 from core.adapters.packed import PackedAdapters
-from core.adapters.peft_format import LoadedAdapter
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase
 from core.engine.draft import Drafts, drafting
@@ -24,18 +21,19 @@ from core.engine.passes import Feed, Passer, Passes, Step
 from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows
 from core.engine.sampling import Sampler
-from core.errors import InvalidRequest, LatentBankError, NotFound, PromptTooLong
+from core.errors import InvalidRequest, NotFound, PromptTooLong
 from core.gate.decision import GateModel
-from core.gate.features import DRAFT_TOKENS, FEATURES, RetrievalSignals, vector
+from core.gate.features import DRAFT_TOKENS, FEATURES, vector
 from core.gate.grounding import grounding
 from core.ids import is_id
 from core.metrics import InferenceMetrics
-from core.retrieval.index import Hit, retrieval_signals
 from core.settings import ServingSettings
-from workers.inference.bank import Bank, Banks, Member
+from workers.inference.bank import Banks, Member
+from workers.inference.candidates import Candidate, Proposed, QueryEncoder, Retrieval
 from workers.inference.gating import decide
 from workers.inference.prompts import retrieval_query, split_prompt
 from workers.inference.question import (
+    Absent,
     Decision,
     Delta,
     Finished,
@@ -50,24 +48,6 @@ from workers.inference.residency import Lease, Residency
 from workers.inference.scheduler import Work
 
 
-class QueryEncoder(Protocol):
-    """What the service needs of `core.retrieval.encoder.Encoder`."""
-
-    reference: str
-
-    def encode(self, texts: Sequence[str]) -> Tensor: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A memory that retrieval proposes, its adapter in RAM."""
-
-    member: Member
-    hit: Hit
-    signals: RetrievalSignals
-    adapter: LoadedAdapter
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Admitted:
     """A question that can be answered: it fits the window, its memories are this tenant's and loaded."""
@@ -77,6 +57,7 @@ class Admitted:
     max_tokens: int
     scope: Scope
     candidates: tuple[Candidate, ...]
+    absent: tuple[Absent, ...]
     gate: GateModel
 
 
@@ -110,7 +91,7 @@ class Service:
         self.metrics = metrics
         self.passer = Passer(base.model, packed)
         self._packed = packed
-        self._encoder = encoder
+        self._retrieval = Retrieval(residency, encoder, top_k=settings.top_k, wait_seconds=settings.load_wait_seconds)
         self._prefix_cache = prefix_cache
         self._settings = settings
 
@@ -121,8 +102,10 @@ class Service:
         max_tokens = self._limit(question, prompt)
         bank = self.banks.current(question.tenant_id)
         self.banks.require(bank, scope.ids or ())
-        candidates = () if scope.mode == "off" else self._candidates(question, scope, bank)
-        return Admitted(question, prompt, max_tokens, scope, candidates, self.banks.gate(bank))
+        found = Proposed() if scope.mode == "off" else self._retrieval.propose(question.asked, scope, bank)
+        for one in found.absent:
+            self.metrics.candidates_unavailable.labels(one.reason).inc()
+        return Admitted(question, prompt, max_tokens, scope, found.candidates, found.absent, self.banks.gate(bank))
 
     def answer(self, admitted: Admitted) -> Work:
         """`Waiting` while the slots are full, then `Started`, a `Delta` per token, `Finished`; between them `Feed` and
@@ -181,31 +164,6 @@ class Service:
             )
         return min(wanted, room)
 
-    def _candidates(self, question: Question, scope: Scope, bank: Bank) -> tuple[Candidate, ...]:
-        allowed = None if scope.ids is None else frozenset(scope.ids)
-        if scope.collection is not None:
-            inside = bank.in_collection(scope.collection)
-            allowed = inside if allowed is None else allowed & inside
-        if not bank.members or (allowed is not None and not allowed):
-            return ()
-        query = retrieval_query(question.asked)
-        top_k = min(scope.top_k or self._settings.top_k, self.residency.capacity)
-        embedding = self._encoder.encode([query])[0]
-        hits = bank.index.search(query, embedding, top_k, allowed)
-        found = []
-        for hit in hits:
-            member = bank.members[hit.memory_id]
-            try:
-                adapter = self.residency.load(member.manifest)
-            except LatentBankError:
-                # Counted and logged where it happened. One bad memory silences itself, not the bank.
-                if scope.ids is not None:
-                    raise
-                continue
-            signals = retrieval_signals(query, embedding, member.index, self._encoder.encode)
-            found.append(Candidate(member, hit, signals, adapter))
-        return tuple(found)
-
     def _prefix(self, admitted: Admitted) -> Passes[tuple[PrefixKv, int]]:
         tokens = admitted.prompt.prefix
         kv, reused = yield from self._prefix_cache.prefilling(self.base.model, tokens, admitted.question.tenant_id)
@@ -218,7 +176,7 @@ class Service:
 
     def _open(self, admitted: Admitted, prefix: PrefixKv, lease: Lease) -> Passes[Opening]:
         if not admitted.candidates:
-            decision = decide((), admitted.scope.mode)
+            decision = decide((), admitted.scope.mode, absent=admitted.absent)
             self._count(decision, admitted.scope)
             return (yield from self._open_anew(admitted, decision, prefix, lease))
         start = time.perf_counter()
@@ -238,7 +196,8 @@ class Service:
             self._judge(candidate, self._features(admitted, candidate, drafts, row), admitted)
             for row, candidate in enumerate(candidates)
         ]
-        decision = decide(judged, admitted.scope.mode, admitted.scope.max_active or self._settings.max_active)
+        most = admitted.scope.max_active or self._settings.max_active
+        decision = decide(judged, admitted.scope.mode, most, admitted.absent)
         self.metrics.gate_seconds.observe(time.perf_counter() - start)
         self._count(decision, admitted.scope)
         if len(decision.active) > 1:

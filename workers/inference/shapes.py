@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from core.ids import new_id
-from workers.inference.question import Decision, Finished, Judged, Started
+from workers.inference.question import Absent, Decision, Finished, Judged, Started
 
 Kind = Literal["chat", "text"]
 Fields = dict[str, Any]
@@ -91,7 +91,7 @@ def memory_report(decision: Decision) -> Fields:
         "title": served.title if served else None,
         "score": best.score if best else None,
         "threshold": best.threshold if best else None,
-        "candidates": [_candidate(one) for one in decision.candidates],
+        "candidates": [*map(_candidate, decision.candidates), *map(_absent, decision.absent)],
         "abstained": decision.abstained,
     }
 
@@ -116,3 +116,16 @@ def _candidate(one: Judged) -> Fields:
         "threshold": one.threshold,
         "passed": one.passed,
     } | ({} if one.signals is None else {"signals": dict(one.signals)})
+
+
+def _absent(one: Absent) -> Fields:
+    return {
+        "memory_id": one.memory_id,
+        "title": one.title,
+        "rank": one.rank,
+        "retrieval_score": one.retrieval_score,
+        "score": None,
+        "threshold": None,
+        "passed": False,
+        "unavailable": one.reason,
+    }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+
+from workers.inference.segmented_lru import SegmentedLru
 
 
 @dataclass(slots=True)
@@ -26,11 +27,12 @@ class Placement:
 
 
 class SlotTable:
-    """Slots 1 to `slots - 1` (0 is the base). The least recently taken digest that nobody uses goes first."""
+    """Slots 1 to `slots - 1` (0 is the base). Of those not in use, what is taken seldom and long ago goes first."""
 
     def __init__(self, slots: int) -> None:
         self._free = list(range(slots - 1, 0, -1))
-        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._held: dict[str, Held] = {}
+        self._order = SegmentedLru(slots - 1)
 
     @property
     def capacity(self) -> int:
@@ -38,8 +40,8 @@ class SlotTable:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """Least recently taken first."""
-        return tuple(self._held)
+        """What should go first comes first."""
+        return tuple(self._order)
 
     @property
     def in_use(self) -> int:
@@ -53,21 +55,25 @@ class SlotTable:
         held = self._held.get(digest)
         return 0 if held is None else held.references
 
-    def take(self, digests: Iterable[str]) -> Placement | None:
-        """Refers to each of `digests`, placing the missing ones; `None` if they don't all fit: nothing changed."""
+    def take(self, digests: Iterable[str], pinned: Collection[str] = ()) -> Placement | None:
+        """Refers to each of `digests`, placing the missing ones; `None` if they don't all fit: nothing changed.
+
+        None of `pinned` is evicted.
+        """
         wanted = list(dict.fromkeys(digests))
         missing = [digest for digest in wanted if digest not in self._held]
-        idle = [d for d, held in self._held.items() if held.references == 0 and d not in wanted]
+        kept = {*pinned, *wanted}
+        idle = [d for d in self._order if self._held[d].references == 0 and d not in kept]
         if len(missing) > len(self._free) + len(idle):
             return None
         evicted = idle[: max(0, len(missing) - len(self._free))]
         for digest in evicted:
-            self._free.append(self._held.pop(digest).slot)
+            self._remove(digest)
         for digest in missing:
             self._held[digest] = Held(self._free.pop())
         for digest in wanted:
             self._held[digest].references += 1
-            self._held.move_to_end(digest)
+            self._order.use(digest)
         return Placement({digest: self._held[digest].slot for digest in wanted}, tuple(missing), tuple(evicted))
 
     def give_back(self, digest: str) -> int | None:
@@ -88,5 +94,6 @@ class SlotTable:
 
     def _remove(self, digest: str) -> int:
         slot = self._held.pop(digest).slot
+        self._order.remove(digest)
         self._free.append(slot)
         return slot

@@ -13,6 +13,7 @@ import pytest
 from core.base_model.description import BaseDescription
 from core.gate.features import FEATURES
 from core.ids import new_id
+from core.storage.publication import read_manifest
 from gateway.answers import MemoryReport
 from tests.fixtures.published import SHUT, samples_on
 from tests.integration.inference.conftest import RunningWorker
@@ -79,6 +80,28 @@ def test_the_memory_report_is_what_the_gateway_declares_and_tells_what_is_asked(
     assert both["served_by_all"] == [candidate["memory_id"] for candidate in both["candidates"]]
     assert both["served_by"] == both["served_by_all"][0]
     assert all(set(candidate["signals"]) == set(FEATURES) for candidate in both["candidates"])
+
+
+def test_a_memory_whose_adapter_is_lost_is_named_and_the_bank_goes_on(
+    worker: RunningWorker, tiny_base: BaseDescription
+) -> None:
+    tenant = worker.publisher.tenant("unlucky")
+    sound = worker.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=GATE)
+    lost = worker.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=GATE)
+    manifest = read_manifest(worker.store, lost.manifest_key)
+    for file in manifest.files:
+        worker.store.delete(manifest.key_of(file))
+    client = worker.openai(tenant)
+    report = ask(client, tiny_base.name, "Who is the mayor of Velmora?").memory
+    parsed = MemoryReport.model_validate(report, strict=True, extra="forbid")
+    assert parsed.served_by == sound.memory_id
+    assert [(one.memory_id, one.unavailable) for one in parsed.candidates] == [
+        (sound.memory_id, None),
+        (lost.memory_id, "object_missing"),
+    ]
+    with pytest.raises(openai.NotFoundError) as refused:
+        ask(client, lost.memory_id, "Who?")
+    assert refused.value.code == "object_missing"
 
 
 def test_a_stream_says_who_serves_first_and_last_and_adds_up_to_the_whole(

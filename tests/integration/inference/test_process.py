@@ -89,8 +89,10 @@ def test_metrics_are_valid_and_carry_no_id_and_no_text(worker: RunningWorker, ti
         "latentbank_gate_decisions",
         "latentbank_adapter_load_seconds",
         "latentbank_adapter_resident",
+        "latentbank_adapter_budget_bytes",
     } <= families
     log = worker.log.read_text()
+    assert "budgets in bytes" in log
     for secret in (tenant, entry.memory_id, entry.adapter_digest, "Zanzibar"):
         assert secret not in text
     assert "Zanzibar" not in log

@@ -13,11 +13,13 @@ from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows
 
 BLOCK = 8
+BLOCK_BYTES = BLOCK * 2 * 2 * 2 * 16 * 4
+"""Keys and values of the tiny Llama: 2 layers, 2 heads, 16 wide, in fp32."""
 PROMPT = tuple(range(5, 5 + 3 * BLOCK + 5))
 
 
 def cache(blocks: int = 64, base: str = "sha256:base") -> PrefixCache:
-    return PrefixCache(base, blocks, BLOCK)
+    return PrefixCache(base, blocks * BLOCK_BYTES, BLOCK)
 
 
 def same_bits(one: PrefixKv, other: PrefixKv) -> bool:
@@ -122,6 +124,22 @@ def test_an_evicted_prefix_comes_back_with_the_same_bits(loaded_tiny: LoadedBase
     assert small.prefill(loaded_tiny.model, PROMPT, "tenant")[1] == 2 * BLOCK
 
 
+def test_the_budget_is_in_bytes_and_never_exceeded(loaded_tiny: LoadedBase) -> None:
+    nearly = PrefixCache("sha256:base", 3 * BLOCK_BYTES - 1, BLOCK)
+    for token in (11, 12, 13):
+        nearly.prefill(loaded_tiny.model, (token,) * (2 * BLOCK), "tenant")
+        assert (nearly.stats.blocks, nearly.stats.bytes) == (2, 2 * BLOCK_BYTES)
+    assert nearly.stats.max_bytes == 3 * BLOCK_BYTES - 1
+
+
+def test_a_prefix_larger_than_the_budget_is_served_and_its_head_kept(loaded_tiny: LoadedBase) -> None:
+    small = cache(blocks=1)
+    kv, _ = small.prefill(loaded_tiny.model, PROMPT, "tenant")
+    assert same_bits(kv, cache().prefill(loaded_tiny.model, PROMPT, "tenant")[0])
+    assert (small.stats.blocks, small.stats.evictions) == (1, 0)
+    assert small.prefill(loaded_tiny.model, PROMPT, "tenant")[1] == BLOCK
+
+
 def test_a_cache_of_no_blocks_still_computes(loaded_tiny: LoadedBase) -> None:
     none = cache(blocks=0)
     assert none.prefill(loaded_tiny.model, PROMPT, "tenant")[1] == 0
@@ -137,7 +155,7 @@ def test_stats_count_tokens_asked_for_and_tokens_found(loaded_tiny: LoadedBase) 
     assert (stats.queries, stats.hits) == (2 * len(PROMPT), 3 * BLOCK)
     assert (stats.blocks, stats.usage) == (3, 3 / 64)
     warm.clear()
-    assert warm.stats.blocks == 0
+    assert (warm.stats.blocks, warm.stats.bytes) == (0, 0)
     assert warm.prefill(loaded_tiny.model, PROMPT, "tenant")[1] == 0
 
 

@@ -28,6 +28,20 @@ from workers.inference.residency import Residency
 from workers.inference.scheduler import Engine, Outcome, Work
 from workers.inference.service import Service
 
+ADAPTER_BYTES = 24_576
+"""Of one in RAM, of the tiny Llama at rank 4."""
+RAM_BYTES = 2 * ADAPTER_BYTES
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -97,6 +111,7 @@ class Stand:
     prefix_cache: PrefixCache
     background: ThreadPoolExecutor
     engine: Engine
+    clock: Clock
 
     def settle(self) -> None:
         """Until the gates that were asked for are fitted."""
@@ -149,12 +164,15 @@ def make_stand(base: LoadedBase, database: Database, directory: Path) -> Stand:
     store = MemoryStore()
     encoder = WordEncoder()
     packed = PackedAdapters(base.model, TARGETS, slots=3, rank=8)
-    node_cache = NodeCache(directory / "node-cache", 10**8, store)
-    residency = Residency(packed, node_cache, base_digest=base.description.digest, ram_adapters=2, metrics=metrics)
+    clock = Clock()
+    node_cache = NodeCache(directory / "node-cache", 10**8, store, sleep=lambda _: None)
+    residency = Residency(
+        packed, node_cache, base_digest=base.description.digest, ram_bytes=RAM_BYTES, metrics=metrics, clock=clock
+    )
     background = ThreadPoolExecutor(1)
     gates = BankGates(metrics, 0.05, background)
-    banks = Banks(database, store, residency, gates, encoder=encoder.reference)
-    prefix_cache = PrefixCache(base.description.digest, 64, 8)
+    banks = Banks(database, store, residency, gates, encoder=encoder.reference, clock=clock)
+    prefix_cache = PrefixCache(base.description.digest, 64 * 4096, 8)
     settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
     service = Service(base, packed, banks, residency, encoder, prefix_cache, settings, metrics)
     publisher = Publisher(database, store, base.description, encoder)
@@ -171,4 +189,5 @@ def make_stand(base: LoadedBase, database: Database, directory: Path) -> Stand:
         prefix_cache,
         background,
         Engine(service.passer, metrics, settings),
+        clock,
     )

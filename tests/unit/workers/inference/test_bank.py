@@ -13,35 +13,15 @@ from core.truth.tables import memories, tenants
 from core.truth.tenants import promise
 from tests.unit.core.gate.examples import memory
 from tests.unit.workers.inference.conftest import Stand
-from workers.inference.bank import RETRY_SECONDS, Bank, Banks
+from workers.inference.bank import Bank, Banks
+from workers.inference.failures import FIRST_PAUSE_SECONDS
 
 TEXT = "Velmora is a town."
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def banks(stand: Stand, clock: Clock) -> Banks:
-    publisher = stand.publisher
-    return Banks(
-        publisher.database,
-        publisher.store,
-        stand.residency,
-        stand.gates,
-        encoder=publisher.encoder.reference,
-        clock=clock,
-    )
+def banks(stand: Stand) -> Banks:
+    return stand.banks
 
 
 def repoint(stand: Stand, memory_id: str, manifest_key: str) -> None:
@@ -52,7 +32,7 @@ def repoint(stand: Stand, memory_id: str, manifest_key: str) -> None:
 
 
 def reason(bank: Bank, entry: BankEntry) -> LatentBankError:
-    return bank.refused[entry.memory_id]
+    return bank.refused[entry.memory_id].failure.problem
 
 
 def test_an_unchanged_bank_is_not_made_again_and_a_change_keeps_what_stayed(stand: Stand, banks: Banks) -> None:
@@ -77,7 +57,7 @@ def test_a_manifest_of_another_memory_or_tenant_is_refused(stand: Stand, banks: 
     assert isinstance(reason(bank, bad), ObjectCorrupt)
 
 
-def test_one_bad_memory_silences_itself_and_is_tried_again_later(stand: Stand, banks: Banks, clock: Clock) -> None:
+def test_one_bad_memory_silences_itself_and_is_tried_again_later(stand: Stand, banks: Banks) -> None:
     tenant = stand.publisher.tenant()
     good = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
     bad = stand.publisher.publish(tenant, "Corvina", TEXT, seed=2)
@@ -90,8 +70,10 @@ def test_one_bad_memory_silences_itself_and_is_tried_again_later(stand: Stand, b
     with pytest.raises(LatentBankError):
         banks.require(bank, [bad.memory_id])
     store.put(f"{manifest.prefix}/manifest.json", kept)
+    banks.refresh_known()
     assert banks.current(tenant) is bank
-    clock.now += RETRY_SECONDS
+    stand.clock.now += FIRST_PAUSE_SECONDS
+    banks.refresh_known()
     assert set(banks.current(tenant).members) == {good.memory_id, bad.memory_id}
 
 

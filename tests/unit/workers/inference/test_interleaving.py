@@ -134,6 +134,14 @@ def machine(base: LoadedBase, oracle: Oracle) -> type[RuleBasedStateMachine]:
             one.flight.ticket.cancel()
             self.asked.remove(one)
 
+        @precondition(lambda self: self.memories)
+        @rule(data=st.data())
+        def pin_only(self, data: st.DataObject) -> None:
+            entry = self.memories[data.draw(st.sampled_from(sorted(self.memories)))]
+            for other in self.memories.values():
+                self.stand.residency.unpin(other.adapter_digest)
+            self.stand.residency.pin(entry.adapter_digest)
+
         @rule()
         def lose_the_prefix_cache(self) -> None:
             self.stand.prefix_cache.clear()

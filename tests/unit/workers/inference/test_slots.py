@@ -19,6 +19,25 @@ def test_the_least_recently_taken_idle_digest_makes_room() -> None:
     assert set(table.digests) == {"a", "c"}
 
 
+def test_what_was_taken_again_outlasts_many_that_were_taken_once() -> None:
+    table = SlotTable(4)
+    for digest in ("often", "often", "b", "c", "d", "e", "f"):
+        table.take([digest])
+        table.give_back(digest)
+    assert table.slot_of("often") is not None
+
+
+def test_a_pinned_digest_is_not_evicted_and_what_needs_its_slot_does_not_fit() -> None:
+    table = SlotTable(3)
+    for digest in ("a", "b"):
+        table.take([digest])
+        table.give_back(digest)
+    placement = table.take(["c"], pinned={"a"})
+    assert placement is not None
+    assert placement.evicted == ("b",)
+    assert table.take(["d"], pinned={"a"}) is None
+
+
 def test_what_does_not_fit_changes_nothing() -> None:
     table = SlotTable(3)
     table.take(["a"])
@@ -49,12 +68,18 @@ def test_a_dropped_digest_stays_doomed_though_it_is_taken_again() -> None:
     assert table.give_back("a") is not None
 
 
-@given(st.lists(st.tuples(st.sampled_from(["take", "give", "drop"]), st.sets(st.sampled_from("abcdef"), min_size=1))))
-def test_a_digest_in_use_never_leaves_its_slot_and_no_slot_is_held_twice(steps: list[tuple[str, set[str]]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from(["take", "give", "drop"]), st.sets(st.sampled_from("abcdef"), min_size=1))),
+    st.sets(st.sampled_from("abcdef"), max_size=2),
+)
+def test_a_digest_in_use_never_leaves_its_slot_and_no_slot_is_held_twice(
+    steps: list[tuple[str, set[str]]], pinned: set[str]
+) -> None:
     table = SlotTable(4)
     in_use: dict[str, list[int]] = {}
     for action, digests in steps:
-        if action == "take" and (placement := table.take(sorted(digests))) is not None:
+        if action == "take" and (placement := table.take(sorted(digests), pinned)) is not None:
+            assert not pinned & set(placement.evicted)
             for digest, slot in placement.slots.items():
                 in_use.setdefault(digest, []).append(slot)
         elif action == "give":

@@ -1,0 +1,98 @@
+"""An adapter's files on this node, fetched and checked: node cache ← object store, and from there into RAM."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+from core.adapters.peft_format import LoadedAdapter, load_adapter
+from core.adapters.validation import validate_adapter
+from core.errors import AdapterInvalid, LatentBankError, StorageError, WrongBase
+from core.logs import get_logger
+from core.metrics import InferenceMetrics
+from core.storage.manifest import Manifest
+from core.storage.node_cache import NodeCache
+
+Source = Literal["node_cache", "object_store"]
+
+log = get_logger(__name__)
+
+
+class AdapterFiles:
+    """What this worker reads of adapters. `layers` is layer name to `(in, out)`, `rank` the highest that fits here."""
+
+    def __init__(
+        self,
+        node_cache: NodeCache,
+        metrics: InferenceMetrics,
+        *,
+        base_digest: str,
+        layers: Mapping[str, tuple[int, int]],
+        rank: int,
+    ) -> None:
+        self._node_cache = node_cache
+        self._metrics = metrics
+        self._base_digest = base_digest
+        self._layers = layers
+        self._rank = rank
+
+    def source(self, digest: str) -> Source:
+        """Where the files would come from now."""
+        try:
+            return "node_cache" if self._node_cache.contains(digest) else "object_store"
+        except OSError:
+            return "object_store"
+
+    @contextmanager
+    def reading(self, manifest: Manifest) -> Iterator[Path]:
+        """The verified files; they stay until the block ends. Raises `WrongBase`, `ObjectCorrupt`, `StorageError`."""
+        if manifest.base_digest != self._base_digest:
+            raise WrongBase(
+                f"{manifest.memory_id} was trained on {manifest.base_name} ({manifest.base_digest[:19]}…), "
+                f"but this worker serves another base ({self._base_digest[:19]}…)."
+            )
+        try:
+            with ExitStack() as held:
+                with self.timed(self.source(manifest.adapter_digest), "fetch"):
+                    directory = held.enter_context(self._node_cache.reading(manifest))
+                yield directory
+        except OSError as failure:
+            # As with a store that fails: what is resident goes on, and the rest is tried again later.
+            raise StorageError(f"The node's disk can't be used: {failure.strerror}.") from failure
+
+    def load(self, manifest: Manifest) -> LoadedAdapter:
+        """The adapter in RAM. Raises as `reading`, and `AdapterInvalid` where it does not fit this worker."""
+        layers = {name: shape for name, shape in self._layers.items() if name.rsplit(".", 1)[-1] in manifest.targets}
+        with self.reading(manifest) as directory, self.timed("node_cache", "read"):
+            config = validate_adapter(directory, expected_layers=layers)
+            if config.rank > self._rank:
+                raise AdapterInvalid(f"The adapter's rank is {config.rank}; the slots here take {self._rank}.")
+            return load_adapter(directory)
+
+    def forget(self, digest: str) -> None:
+        """Removes the files from the node."""
+        try:
+            self._node_cache.drop(digest)
+        except OSError as problem:
+            # Nothing names it any more; it must not keep the caller from forgetting the next.
+            log.error("the node cache could not forget an adapter", digest=digest, why=str(problem))
+
+    def refused(self, memory_id: str, digest: str, problem: LatentBankError) -> None:
+        """Counts and logs an adapter that can't be had."""
+        self._metrics.adapter_load_failures.labels(problem.code).inc()
+        log.warning("adapter refused", memory_id=memory_id, digest=digest, code=problem.code, why=str(problem))
+
+    def show(self) -> None:
+        """Sets the gauges of the tier that other processes change too."""
+        entries = self._node_cache.entries()
+        self._metrics.adapter_resident.labels("node_cache").set(len(entries))
+        self._metrics.adapter_bytes.labels("node_cache").set(sum(entry.bytes for entry in entries))
+
+    @contextmanager
+    def timed(self, source: str, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._metrics.adapter_load_seconds.labels(source, stage).observe(time.perf_counter() - start)
