@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 
 from core.adapters.packed import PackedAdapters
@@ -170,6 +171,13 @@ class Residency:
             for digest in {*self._table.digests, *self._ram}.difference(digests):
                 self._let_go(digest)
             self._show()
+
+    def last_used(self, most: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Digests in slots, in RAM and in the node's cache, at most `most` of each, the last used first."""
+        with self._lock:
+            slot = tuple(reversed(self._table.digests))[:most]
+            ram = tuple(islice(reversed(self._ram), most))
+        return slot, ram, self._node_cache.last_used(most)
 
     def show_node_cache(self) -> None:
         """Sets the gauges of the tier that other processes change too."""
