@@ -12,10 +12,9 @@ from gateway.placement import Known
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heard:
-    """A worker's latest report, when it came (seconds of the caller's clock), and whether requests wait there."""
+    """What a worker's latest report says it holds, and when it came (seconds of the caller's clock)."""
 
     at: float
-    full: bool
     holding: Holding
 
 
@@ -29,12 +28,16 @@ class Fleet:
         self.holdings = Holdings({})
         self._max_age = max_age
         self._heard: dict[str, Heard] = {}
+        self._full: set[str] = set()
         self._lost: set[str] = set()
 
     def hear(self, worker_id: str, report: ResidencyReport, now: float) -> None:
         """Raises `ValueError` where the report names something that is no digest."""
-        full = report.running + report.waiting >= report.capacity
-        self._heard[worker_id] = Heard(now, full, holding_of(report))
+        self._heard[worker_id] = Heard(now, holding_of(report))
+        if report.running + report.waiting >= report.capacity:
+            self._full.add(worker_id)
+        else:
+            self._full.discard(worker_id)
 
     def reach(self, worker_id: str) -> None:
         """It answered, whatever it said."""
@@ -48,6 +51,7 @@ class Fleet:
     def keep(self, worker_ids: Collection[str]) -> None:
         """Forgets all workers but these."""
         self._heard = {id_: heard for id_, heard in self._heard.items() if id_ in worker_ids}
+        self._full.intersection_update(worker_ids)
         self._lost.intersection_update(worker_ids)
 
     def fresh(self, now: float) -> dict[str, Holding]:
@@ -58,7 +62,7 @@ class Fleet:
         """What `preferred` wants to know for a tenant whose adapters have these keys."""
         held = self.holdings.coverage(bank)
         coverage = {id_: worth for id_, worth in held.items() if self._is_fresh(self._heard.get(id_), now)}
-        full = {id_ for id_, heard in self._heard.items() if heard.full and self._is_fresh(heard, now)}
+        full = {id_ for id_ in self._full if self._is_fresh(self._heard.get(id_), now)}
         return Known(coverage, full, self._lost)
 
     def _is_fresh(self, heard: Heard | None, now: float) -> bool:

@@ -1,9 +1,10 @@
 """Which inference worker answers a tenant: pure policy.
 
-In this order: a worker that answers, that is within its share of the load, that makes nobody wait, that holds most of
-the tenant's bank; and where these are equal, the tenant's first worker by rendezvous hashing (Thaler and Ravishankar,
-1998), which moves few tenants when workers come and go. The bound on each worker's load (Mirrokni et al.,
-arXiv:1608.01350) lets a busy tenant spill over to its next worker, which then holds its bank too.
+First come workers that hold the tenant's bank: of those that hold about as much of it, the least loaded, so that a
+busy tenant leaves room on its workers for the others that live there. Where nobody holds any of it, or all who do are
+lost, full or above their share of the load, rendezvous hashing decides (Thaler and Ravishankar, 1998), which moves few
+tenants when workers come and go. The bound on each worker's load (Mirrokni et al., arXiv:1608.01350) lets a busy tenant
+spill over to its next worker, which then holds its bank too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from core.truth.records import WorkerRecord
 
 LOAD_BOUND = 1.25
+ALIKE = 0.5
+"""Who holds this much of what the best holder does is as good: what is missing is loaded once and then there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def preferred(
     Lazy, because mostly the first is enough, and one of the few that hold the bank: ordering all of a large fleet takes
     a hundred times as long.
     """
-    bound = load_bound(sum(in_flight.values()), len(workers))
+    bound = load_bound(sum(in_flight.values()), len(workers.keys() - known.lost))
 
     def hindrance(worker_id: str) -> tuple[bool, bool, bool]:
         return worker_id in known.lost, in_flight.get(worker_id, 0) >= bound, worker_id in known.full
@@ -50,10 +53,12 @@ def preferred(
     def order(worker_id: str) -> tuple[tuple[bool, bool, bool], float, bytes]:
         return hindrance(worker_id), -known.coverage.get(worker_id, 0.0), _draw(tenant_id, worker_id)
 
-    holders = [one for one in known.coverage if one in workers and not any(hindrance(one))]
-    for worker_id in sorted(holders, key=order):
+    free = {id_: held for id_, held in known.coverage.items() if id_ in workers and not any(hindrance(id_))}
+    enough = ALIKE * max(free.values(), default=0.0)
+    alike = [id_ for id_, held in free.items() if held >= enough]
+    for worker_id in sorted(alike, key=lambda id_: (in_flight.get(id_, 0), -free[id_], _draw(tenant_id, id_))):
         yield workers[worker_id]
-    for worker_id in sorted(workers.keys() - set(holders), key=order):
+    for worker_id in sorted(workers.keys() - set(alike), key=order):
         yield workers[worker_id]
 
 

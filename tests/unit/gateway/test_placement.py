@@ -73,6 +73,13 @@ def test_who_holds_more_of_the_bank_comes_first_unless_full_loaded_or_lost() -> 
     assert order("tenant_a", known=Known(coverage, set(), set()), in_flight={e: 9}) == [d, c, a, b, e]
 
 
+def test_of_those_that_hold_about_as_much_the_least_loaded_comes_first() -> None:
+    a, b, c, d, e = order("tenant_a")
+    known = Known({e: 0.9, d: 0.5, c: 0.4}, set(), set())
+    assert order("tenant_a", known=known, in_flight={e: 1}) == [d, e, c, a, b]
+    assert order("tenant_a", known=known, in_flight={e: 1, d: 1}) == [e, d, c, a, b]
+
+
 def test_of_those_that_hinder_the_full_come_before_the_loaded_and_these_before_the_lost() -> None:
     a, b, c, d, e = order("tenant_a")
     assert order("tenant_a", known=Known({a: 1.0}, {b}, {a}), in_flight={c: 9}) == [d, e, b, c, a]
