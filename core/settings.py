@@ -161,6 +161,8 @@ class GatewaySettings(BaseModel):
     host: str = "127.0.0.1"
     port: int = 8080
     event_poll_seconds: float = 0.5
+    residency_poll_seconds: float = Field(5.0, gt=0)
+    """How often each inference worker is asked what it holds; longer where there are very many."""
 
 
 class OrchestratorSettings(BaseModel):

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from gateway.errors import install_errors
 from gateway.middleware import RequestScope
 from gateway.openapi import install_openapi
+from gateway.residency_poll import following
 from gateway.routes import chat, jobs, memories, ops, tenants
 from gateway.services import Services, close_services
 
@@ -20,7 +21,8 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with following(services.residency):
+            yield
         await close_services(services)
 
     app = FastAPI(title="LatentBank", version=version("latentbank"), lifespan=lifespan, redirect_slashes=False)

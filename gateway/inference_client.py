@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from itertools import islice
 from typing import Any, TypeVar
 
 import anyio
@@ -25,10 +27,13 @@ from core.logs import get_logger
 from core.truth.database import Database
 from core.truth.records import Tenant, WorkerRecord
 from core.truth.workers import alive
+from gateway.banks import Banks
 from gateway.errors import error_body, error_response
+from gateway.fleet import Fleet
+from gateway.holdings import Keys
 from gateway.placement import preferred
+from gateway.residency_poll import INTERNAL_HEADER
 
-INTERNAL_HEADER = "X-LatentBank-Internal"
 TENANT_HEADER = "X-LatentBank-Tenant"
 MAX_WORKERS_TRIED = 3
 
@@ -48,10 +53,12 @@ def open_http() -> httpx.AsyncClient:
 class InferenceClient:
     """Chooses workers by `placement.preferred` and counts what each has under way from here."""
 
-    def __init__(self, http: httpx.AsyncClient, database: Database, internal_token: str | None) -> None:
+    def __init__(self, http: httpx.AsyncClient, database: Database, internal_token: str | None, fleet: Fleet) -> None:
         self._http = http
         self._database = database
         self._token = internal_token
+        self._fleet = fleet
+        self._banks = Banks(database)
         self._in_flight: Counter[str] = Counter()
 
     async def relay(self, request: Request, tenant: Tenant, path: str, body: bytes | None = None) -> Response:
@@ -61,15 +68,19 @@ class InferenceClient:
         next.
         Raises `Unavailable` where none is left, `ClientDisconnect` where nobody waits any more.
         """
-        workers = preferred(tenant.id, await run_in_threadpool(self._alive), self._in_flight)
+        workers, bank = await run_in_threadpool(self._look_up, tenant)
         if not workers:
             raise Unavailable("No inference worker is there right now; try again.")
+        known = self._fleet.known(bank, time.monotonic())
+        best = islice(preferred(tenant.id, workers, self._in_flight, known), MAX_WORKERS_TRIED)
         headers = self._headers(request, tenant)
-        return await _unless_gone(request, self._first_answer(workers, request.method, path, headers, body))
+        return await _unless_gone(request, self._first_answer(best, request.method, path, headers, body))
 
-    def _alive(self) -> list[WorkerRecord]:
+    def _look_up(self, tenant: Tenant) -> tuple[dict[str, WorkerRecord], Keys]:
+        """The workers that are announced, by id, and the tenant's bank."""
         with self._database.read() as connection:
-            return alive(connection, "inference")
+            workers = alive(connection, "inference")
+        return {worker.id: worker for worker in workers}, self._banks.keys(tenant)
 
     def _headers(self, request: Request, tenant: Tenant) -> dict[str, str]:
         headers = {
@@ -82,15 +93,16 @@ class InferenceClient:
         return {**headers, INTERNAL_HEADER: self._token} if self._token else headers
 
     async def _first_answer(
-        self, workers: list[WorkerRecord], method: str, path: str, headers: dict[str, str], body: bytes | None
+        self, workers: Iterable[WorkerRecord], method: str, path: str, headers: dict[str, str], body: bytes | None
     ) -> Response:
         busy: Response | None = None
-        for worker in workers[:MAX_WORKERS_TRIED]:
+        for worker in workers:
             upstream = self._http.build_request(method, worker.url.rstrip("/") + path, headers=headers, content=body)
             try:
                 answer = await self._answer_of(worker, upstream)
             except httpx.TransportError as problem:
                 _log.warning("inference worker did not answer", worker_id=worker.id, reason=repr(problem))
+                self._fleet.lose(worker.id)
                 continue
             if answer.status_code not in (429, 503):
                 return answer

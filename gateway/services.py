@@ -17,7 +17,9 @@ from core.storage.object_store import ObjectStore
 from core.storage.opening import open_store
 from core.truth.database import Database
 from gateway.base_model import BasePreparation
+from gateway.fleet import Fleet
 from gateway.inference_client import InferenceClient, open_http
+from gateway.residency_poll import MISSED_POLLS, ResidencyPoll
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Services:
     store: ObjectStore
     base: BasePreparation
     inference: InferenceClient
+    residency: ResidencyPoll
     http: httpx.AsyncClient
     registry: CollectorRegistry
     metrics: GatewayMetrics
@@ -44,12 +47,15 @@ def open_services(settings: Settings) -> Services:
     registry = CollectorRegistry()
     http = open_http()
     token = settings.internal_token.get_secret_value() if settings.internal_token else None
+    poll_seconds = settings.gateway.residency_poll_seconds
+    fleet = Fleet(max_age=MISSED_POLLS * poll_seconds)
     return Services(
         settings=settings,
         database=database,
         store=open_store(settings),
         base=base,
-        inference=InferenceClient(http, database, token),
+        inference=InferenceClient(http, database, token, fleet),
+        residency=ResidencyPoll(database, fleet, token, poll_seconds),
         http=http,
         registry=registry,
         metrics=GatewayMetrics(registry),

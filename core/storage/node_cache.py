@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,6 +104,16 @@ class NodeCache:
     def contains(self, digest: str) -> bool:
         """Whether a `fetch` would find the adapter on disk."""
         return (self._directory / _name_of(digest)).is_dir()
+
+    def last_used(self, most: int) -> tuple[str, ...]:
+        """Digests of the at most `most` adapters that were used last, newest first; no file of theirs is looked at."""
+        found = []
+        with os.scandir(self._directory) as directories:
+            for one in directories:
+                if _HEX.fullmatch(one.name):
+                    with suppress(FileNotFoundError):  # removed meanwhile
+                        found.append((one.stat().st_mtime, one.name))
+        return tuple(f"sha256:{name}" for _, name in heapq.nlargest(most, found))
 
     def drop(self, digest: str) -> None:
         """Removes an adapter, after whoever is reading it; nothing happens where there is none."""

@@ -120,6 +120,17 @@ def bank(connection: Connection, tenant_id: str) -> tuple[int, list[BankEntry]]:
     return revision, [BankEntry(**row._mapping) for row in rows]
 
 
+def ready_digests(connection: Connection, tenant_id: str, most: int) -> list[str]:
+    """The adapters that the bank serves, the newest memories' first, at most `most`."""
+    rows = connection.execute(
+        select(memories.c.adapter_digest)
+        .where(memories.c.tenant_id == tenant_id, memories.c.status == "ready")
+        .order_by(memories.c.created_at.desc(), memories.c.id.desc())
+        .limit(most)
+    )
+    return [row.adapter_digest for row in rows]
+
+
 def bank_revision(connection: Connection, tenant_id: str) -> int:
     revision = connection.execute(select(tenants.c.bank_revision).where(tenants.c.id == tenant_id)).scalar_one_or_none()
     if revision is None:

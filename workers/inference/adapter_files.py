@@ -85,6 +85,10 @@ class AdapterFiles:
         self._metrics.adapter_load_failures.labels(problem.code).inc()
         log.warning("adapter refused", memory_id=memory_id, digest=digest, code=problem.code, why=str(problem))
 
+    def last_used(self, most: int) -> tuple[str, ...]:
+        """Digests in the node's cache, at most `most`, the last used first."""
+        return self._node_cache.last_used(most)
+
     def show(self) -> None:
         """Sets the gauges of the tier that other processes change too."""
         entries = self._node_cache.entries()

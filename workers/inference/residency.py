@@ -200,6 +200,13 @@ class Residency:
                 self._let_go(digest)
             self._show()
 
+    def last_used(self, most: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Digests in slots, in RAM and in the node's cache, at most `most` of each; what would go last first."""
+        with self._lock:
+            slot = tuple(reversed(self._table.digests))[:most]
+            ram = tuple(reversed(self._ram.digests))[:most]
+        return slot, ram, self._files.last_used(most)
+
     def show_node_cache(self) -> None:
         """Sets the gauges of the tier that other processes change too."""
         self._files.show()

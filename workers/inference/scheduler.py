@@ -80,7 +80,14 @@ class Engine:
     def waiting(self) -> int:
         """Requests that wait for admission or for a slot."""
         with self._news:
-            return len(self._queue) + sum(ticket.waiting for ticket in self._running)
+            # A copy: the engine's thread puts its rows in another order without the lock.
+            return len(self._queue) + sum(ticket.waiting for ticket in list(self._running))
+
+    @property
+    def running(self) -> int:
+        """Requests that are admitted and wait for nothing."""
+        with self._news:
+            return sum(not ticket.waiting for ticket in list(self._running))
 
     @property
     def alive(self) -> bool:

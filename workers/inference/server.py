@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from core.errors import LatentBankError, Unauthenticated, Unavailable
 from core.ids import is_id, new_id
 from core.logs import bind
+from core.residency import RESIDENCY_PATH, ResidencyReport
 from workers.inference.errors import error_body, install_errors
 from workers.inference.exchange import Exchange
 from workers.inference.question import Delta, Finished, Question, Started
@@ -49,6 +50,7 @@ def create_app(worker: Worker, life: Callable[[FastAPI], AbstractAsyncContextMan
     app.state.worker = worker
     install_errors(app)
     _add_operations(app, worker)
+    _add_internal(app, worker)
     _add_openai(app, worker)
     return app
 
@@ -72,21 +74,31 @@ def _add_operations(app: FastAPI, worker: Worker) -> None:
         return Response(generate_latest(worker.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _tenant(
-    request: Request,
-    x_latentbank_internal: Annotated[str, Header()] = "",
-    x_latentbank_tenant: Annotated[str, Header()] = "",
-) -> str:
-    """The tenant for whom the gateway vouches."""
+def _from_gateway(request: Request, x_latentbank_internal: Annotated[str, Header()] = "") -> None:
     expected = request.app.state.worker.internal_token.get_secret_value()
     if not hmac.compare_digest(x_latentbank_internal.encode(), expected.encode()):
         raise Unauthenticated("Only the gateway may ask here, with the internal token.")
+
+
+def _tenant(
+    _: Annotated[None, Depends(_from_gateway)],
+    x_latentbank_tenant: Annotated[str, Header()] = "",
+) -> str:
+    """The tenant for whom the gateway vouches."""
     if not is_id("tenant", x_latentbank_tenant):
         raise Unauthenticated("X-LatentBank-Tenant names no tenant.")
     return x_latentbank_tenant
 
 
 Tenant = Annotated[str, Depends(_tenant)]
+
+
+def _add_internal(app: FastAPI, worker: Worker) -> None:
+    @app.get(RESIDENCY_PATH, dependencies=[Depends(_from_gateway)])
+    def residency() -> ResidencyReport:
+        """In a thread of its own, since the node's cache is a directory to read."""
+        service, engine = worker.ready()
+        return service.report(engine.running, engine.waiting)
 
 
 def _add_openai(app: FastAPI, worker: Worker) -> None:

@@ -27,6 +27,7 @@ from core.gate.features import DRAFT_TOKENS, FEATURES, vector
 from core.gate.grounding import grounding
 from core.ids import is_id
 from core.metrics import InferenceMetrics
+from core.residency import MOST_DIGESTS, ResidencyReport
 from core.settings import ServingSettings
 from workers.inference.bank import Banks, Member
 from workers.inference.candidates import Candidate, Proposed, QueryEncoder, Retrieval
@@ -127,6 +128,11 @@ class Service:
     def models(self, tenant_id: str) -> list[Member]:
         """The tenant's memories that can be asked by id."""
         return list(self.banks.current(tenant_id).members.values())
+
+    def report(self, running: int, waiting: int) -> ResidencyReport:
+        """For the gateway, which prefers a worker that holds the bank; `running` and `waiting` are the engine's."""
+        slot, ram, node_cache = self.residency.last_used(MOST_DIGESTS)
+        return ResidencyReport(slot, ram, node_cache, running, waiting, self._settings.max_running)
 
     def show_load(self, waiting: int) -> None:
         """Sets the gauges that a scrape reads; `waiting` requests have no slot yet."""

@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from core.residency import ResidencyReport
 
 
 class StandIn:
@@ -21,16 +24,30 @@ class StandIn:
         self.busy: int | None = None
         """The status with which it turns everybody away."""
         self.requests: list[dict[str, Any]] = []
+        self.held: tuple[str, ...] = ()
+        """Digests that it says are in its slots."""
+        self.reporting: float | None = 0.0
+        """After how many seconds it reports what it holds; `None`: it answers in no known shape."""
         self.running = 0
         self.cancelled = 0
         self.app = FastAPI()
         self.app.post("/v1/chat/completions")(self.chat)
         self.app.get("/v1/models")(self.models)
+        self.app.get("/v1/internal/residency")(self.residency)
 
     async def models(self, request: Request) -> Response:
         self.requests.append({"headers": dict(request.headers)})
         data = [{"id": "tiny", "object": "model", "created": 0, "owned_by": "latentbank"}]
         return JSONResponse({"object": "list", "data": data})
+
+    async def residency(self, request: Request) -> Response:
+        if request.headers.get("x-latentbank-internal") != self.token:
+            return _error(401, "invalid_api_key")
+        if self.reporting is None:
+            return JSONResponse({"slot": [7]})
+        await asyncio.sleep(self.reporting)
+        report = ResidencyReport(self.held, (), (), self.running, 0, 16)
+        return JSONResponse(dataclasses.asdict(report))
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()

@@ -1,0 +1,112 @@
+"""Asks every inference worker what it holds, again and again, for as long as the gateway runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from pydantic import TypeAdapter
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from core.logs import get_logger
+from core.residency import RESIDENCY_PATH, ResidencyReport
+from core.truth.database import Database
+from core.truth.records import WorkerRecord
+from core.truth.workers import alive
+from gateway.fleet import Fleet
+from gateway.holdings import Holdings
+
+INTERNAL_HEADER = "X-LatentBank-Internal"
+MISSED_POLLS = 3
+"""After so many polls without an answer a report is too old."""
+
+_MOST_AT_ONCE = 100
+_ANSWER_SECONDS = 2.0
+_PATIENCE = 0.1
+"""The share of the time between two rounds for which a round waits for answers."""
+_REPORTS = TypeAdapter(ResidencyReport)
+_log = get_logger(__name__)
+
+
+class ResidencyPoll:
+    """Each worker is asked in a task of its own, so that one that is slow or gone holds up no other."""
+
+    def __init__(self, database: Database, fleet: Fleet, internal_token: str | None, seconds: float) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._headers = {INTERNAL_HEADER: internal_token} if internal_token else {}
+        self._seconds = seconds
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS, trust_env=False) as http:
+            try:
+                while True:
+                    await self._try_round(http)
+                    await asyncio.sleep(self._seconds)
+            finally:
+                for task in self._asking.values():
+                    task.cancel()
+                await asyncio.gather(*self._asking.values(), return_exceptions=True)
+
+    async def _try_round(self, http: httpx.AsyncClient) -> None:
+        try:
+            await self._round(http)
+        except SQLAlchemyError as problem:
+            _log.warning("the workers could not be listed; the next time they may", problem=repr(problem))
+        except Exception:  # noqa: BLE001 - a round's boundary: without reports questions are routed by hashing alone
+            _log.exception("a round of reports failed; the next may not")
+
+    async def _round(self, http: httpx.AsyncClient) -> None:
+        workers = await run_in_threadpool(self._alive)
+        self._fleet.keep({worker.id for worker in workers})
+        for worker in workers:
+            if worker.id not in self._asking:
+                self._asking[worker.id] = asyncio.create_task(self._ask(http, worker))
+        if self._asking:
+            # Who takes longer is heard in a later round.
+            await asyncio.wait(list(self._asking.values()), timeout=_PATIENCE * self._seconds)
+        self._fleet.holdings = await run_in_threadpool(Holdings, self._fleet.fresh(time.monotonic()))
+
+    def _alive(self) -> list[WorkerRecord]:
+        with self._database.read() as connection:
+            return alive(connection, "inference")
+
+    async def _ask(self, http: httpx.AsyncClient, worker: WorkerRecord) -> None:
+        try:
+            async with self._turns:
+                await self._hear(http, worker)
+        finally:
+            del self._asking[worker.id]
+
+    async def _hear(self, http: httpx.AsyncClient, worker: WorkerRecord) -> None:
+        try:
+            answer = await http.get(worker.url.rstrip("/") + RESIDENCY_PATH, headers=self._headers)
+        except httpx.TransportError as problem:
+            _log.debug("inference worker did not report", worker_id=worker.id, reason=repr(problem))
+            self._fleet.lose(worker.id)
+            return
+        self._fleet.reach(worker.id)
+        if answer.status_code != 200:
+            return
+        try:
+            self._fleet.hear(worker.id, _REPORTS.validate_json(answer.content), time.monotonic())
+        except ValueError as problem:
+            _log.warning("inference worker reported in no known shape", worker_id=worker.id, problem=repr(problem))
+
+
+@asynccontextmanager
+async def following(poll: ResidencyPoll) -> AsyncIterator[None]:
+    """The workers are followed until the block ends."""
+    task = asyncio.create_task(poll.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
