@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socketserver
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -114,6 +116,31 @@ def test_a_worker_that_comes_later_is_noticed_and_one_that_leaves_is_forgotten(
         with gateway.database.begin() as connection:
             withdraw(connection, "worker_newcomer")
         assert ask(tenant, everybody, 3) == {home: 3}
+
+
+def test_a_worker_that_breaks_off_before_its_answer_begins_is_passed_over(
+    gateway: Gateway, tenant: httpx.Client, stand_ins: dict[str, StandIn]
+) -> None:
+    asked = []
+
+    class BreaksOff(socketserver.StreamRequestHandler):
+        """Says that it is not ready where it is asked what it holds, and nothing where it is asked a question."""
+
+        def handle(self) -> None:
+            line = self.rfile.readline()
+            if b"residency" in line:
+                self.wfile.write(b"HTTP/1.1 503 Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            else:
+                asked.append(line)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), BreaksOff) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        (home,) = ask(tenant, stand_ins)
+        announce_worker(gateway, home, url)
+        assert sum(ask(tenant, stand_ins).values()) == 1
+        assert asked
+        server.shutdown()
 
 
 @pytest.mark.parametrize("reporting", [1.0, None])

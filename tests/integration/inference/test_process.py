@@ -12,6 +12,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.base_model.description import BaseDescription
+from core.residency import RESIDENCY_PATH
 from core.retrieval.encoder import Encoder
 from core.truth.workers import alive
 from tests.integration.inference.conftest import RunningWorker, start_worker
@@ -71,6 +72,20 @@ def test_a_worker_renews_its_announcement(worker: RunningWorker, tiny_base: Base
         record = alive(connection, "inference")[0]
     assert record.url == worker.url
     assert record.info == {"base_digest": tiny_base.digest, "name": tiny_base.name}
+
+
+def test_a_worker_tells_its_gateway_what_it_holds_and_nobody_else(
+    worker: RunningWorker, tiny_base: BaseDescription
+) -> None:
+    tenant = worker.publisher.tenant()
+    entry = worker.publisher.publish(tenant, "Sark", "Sark has no cars.", seed=4)
+    question = {"model": entry.memory_id, "messages": [{"role": "user", "content": "Has Sark cars?"}], "max_tokens": 2}
+    with worker.http(tenant) as http:
+        assert http.post("/v1/chat/completions", json=question).status_code == 200
+        report = http.get(RESIDENCY_PATH).json()
+    assert all(report[tier][0] == entry.adapter_digest for tier in ("slot", "ram", "node_cache"))
+    assert (report["running"], report["waiting"], report["capacity"]) == (0, 0, 16)
+    assert httpx.get(f"{worker.url}{RESIDENCY_PATH}").status_code == 401
 
 
 def test_metrics_are_valid_and_carry_no_id_and_no_text(worker: RunningWorker, tiny_base: BaseDescription) -> None:
