@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.adapters.packed import BASE_SLOT, PackedAdapters
 from core.engine.kv import PrefixKv
-from core.engine.passes import Feed, Passes, run_alone
+from core.engine.passes import Feed, Passes, by_itself
 from core.engine.rows import Rows
 from core.gate.features import DraftSignals
 
@@ -33,33 +33,6 @@ class Drafts:
     first_logits: Tensor
     next_logits: Tensor
     drafted: list[list[int]]
-
-
-def draft(
-    model: Any,
-    adapters: PackedAdapters,
-    prefixes: Sequence[PrefixKv],
-    activation: Sequence[int],
-    slots: Sequence[int],
-    *,
-    length: int,
-    end_tokens: frozenset[int],
-    base_answer: bool = False,
-    room: int = 0,
-) -> Drafts:
-    """As `drafting`, run by itself."""
-    passes = drafting(
-        model,
-        adapters,
-        prefixes,
-        activation,
-        slots,
-        length=length,
-        end_tokens=end_tokens,
-        base_answer=base_answer,
-        room=room,
-    )
-    return run_alone(model, passes)
 
 
 @torch.no_grad()
@@ -112,6 +85,10 @@ def drafting(
     tokens = [_until_end(drafted[row], end_tokens) for row in range(n)]
     ended = [any(token in end_tokens for token in drafted[row]) for row in range(n)]
     return Drafts(tokens, ended, signals, rows, first_logits, logits, drafted)
+
+
+draft = by_itself(drafting)
+"""As `drafting`, run by itself."""
 
 
 def signals_of(adapter: Tensor, base: Tensor, tokens: Sequence[int]) -> DraftSignals:

@@ -6,9 +6,9 @@ logits. So a request reads from top to bottom, and the engine runs what all requ
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class Step:
 
 
 Result = TypeVar("Result")
+Options = ParamSpec("Options")
 Passes = Generator[Feed, Tensor, Result]
 
 
@@ -79,6 +80,17 @@ def run_alone(model: Any, passes: Passes[Result]) -> Result:
     except StopIteration as end:
         result: Result = end.value
         return result
+
+
+def by_itself(
+    asking: Callable[Concatenate[Any, Options], Passes[Result]],
+) -> Callable[Concatenate[Any, Options], Result]:
+    """The same function, for callers that have nobody to share passes with; its first argument is the model."""
+
+    def run(model: Any, *args: Options.args, **kwargs: Options.kwargs) -> Result:
+        return run_alone(model, asking(model, *args, **kwargs))
+
+    return run
 
 
 def _pass(model: Any, blocks: Sequence[Block], keeps: Sequence[int]) -> list[Tensor]:
