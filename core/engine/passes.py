@@ -87,7 +87,7 @@ def by_itself(
 ) -> Callable[Concatenate[Any, Options], Result]:
     """The same function, for callers that have nobody to share passes with; its first argument is the model."""
 
-    def run(model: Any, *args: Options.args, **kwargs: Options.kwargs) -> Result:
+    def run(model: Any, /, *args: Options.args, **kwargs: Options.kwargs) -> Result:
         return run_alone(model, asking(model, *args, **kwargs))
 
     return run
