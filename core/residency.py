@@ -10,12 +10,12 @@ from dataclasses import dataclass
 RESIDENCY_PATH = "/v1/internal/residency"
 
 MOST_DIGESTS = 1024
-"""Digests of one tier in a report, the last used first: at most a quarter of a megabyte for all three."""
+"""Digests of one tier in a report, what would go last first: at most a quarter of a megabyte for all three."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResidencyReport:
-    """Digests (`sha256:…`) by tier, the last used first and at most `MOST_DIGESTS` of each; then requests.
+    """Digests (`sha256:…`) by tier, what would go last first and at most `MOST_DIGESTS` of each; then requests.
 
     `capacity` is how many requests share the engine's passes; with more than that some wait.
     """
