@@ -34,13 +34,12 @@ class Routing:
 
 
 class Adapted:
-    """The adapters of some rows: row i has the one in `slots[i]` of `[rows]`, or with `[rows, k]` the sum of k of them,
-    each times its weight of `weights`.
+    """The adapters of some rows: row i has the sum of the k in `slots[i]`, each times its weight; both `[rows, k]`.
 
     Their weights are gathered once, and moved when rows come and go, so those slots must not be written to.
     """
 
-    def __init__(self, adapters: PackedAdapters, slots: Tensor, weights: Tensor | None = None) -> None:
+    def __init__(self, adapters: PackedAdapters, slots: Tensor, weights: Tensor) -> None:
         self.routing = adapters.routing
         self.slots = slots
         self.weights = weights
@@ -56,14 +55,12 @@ class Adapted:
     def only(self, rows: Tensor) -> Adapted:
         """Of these rows alone, in their order."""
         fewer = copy(self)
-        fewer.slots = self.slots[rows]
-        fewer.weights = None if self.weights is None else self.weights[rows]
+        fewer.slots, fewer.weights = self.slots[rows], self.weights[rows]
         fewer._gathered = {}
         return fewer
 
     def add(self, slots: Tensor, weights: Tensor) -> None:
-        """One more row at the end, of `[k]` slots with their weights; only of rows with as many."""
-        assert self.weights is not None
+        """One more row at the end, of `[k]` slots with their weights."""
         at = len(self.slots)
         self.slots, self.weights = torch.cat([self.slots, slots[None]]), torch.cat([self.weights, weights[None]])
         for layer, known in list(self._gathered.items()):
@@ -82,7 +79,6 @@ class Adapted:
 
     def drop(self, row: int) -> None:
         """Without this row; the last one takes its place."""
-        assert self.weights is not None
         last = len(self.slots) - 1
         for tensor in (self.slots, self.weights, *(t for pair in self._gathered.values() if pair for t in pair)):
             tensor[row] = tensor[last]
@@ -151,16 +147,15 @@ class PackedLinear(nn.Module):
             self._add(span, x, y)
         return y
 
-    def gathered(self, slots: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def gathered(self, slots: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
         """What `Adapted.of` says. A sum of k adapters of rank r is one of rank k · r: all A's below each other, all B's
         beside each other."""
         rank = max(self.ranks[slot] for slot in slots.flatten().tolist())
         if rank == 0:
             return None
-        several = slots if slots.ndim == 2 else slots[:, None]
-        scale = self.scale[several] if weights is None else self.scale[several] * weights.to(self.scale)
-        a = self.a[several, :rank] * scale[:, :, None, None]
-        return a.flatten(1, 2), self.b[several, :, :rank].transpose(2, 3).flatten(1, 2)
+        scale = self.scale[slots] * weights.to(self.scale)
+        a = self.a[slots, :rank] * scale[:, :, None, None]
+        return a.flatten(1, 2), self.b[slots, :, :rank].transpose(2, 3).flatten(1, 2)
 
     def open_for_training(self, adapters: int) -> None:
         """Makes room for that many adapters in training."""
@@ -203,11 +198,8 @@ class PackedAdapters:
         self.rank = rank
         self.targets = tuple(targets)
         self.layers = _install(model, self.routing, self.targets, slots, rank)
-
-    @property
-    def slot_bytes(self) -> int:
+        self.slot_bytes = sum(layer.a[0].nbytes + layer.b[0].nbytes for layer in self.layers.values())
         """What one slot takes, whatever is in it."""
-        return sum(layer.a[0].nbytes + layer.b[0].nbytes for layer in self.layers.values())
 
     @torch.no_grad()
     def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:

@@ -36,10 +36,6 @@ class Block:
     shared: PrefixKv | None
     adapted: Adapted | None
 
-    @property
-    def tokens(self) -> int:
-        return self.ids.numel()
-
 
 def can_run_together(model: Any) -> bool:
     """Whether blocks can share a start and run in one pass with others."""
@@ -52,7 +48,7 @@ def alone(model: Any, block: Block, keep: int) -> Tensor:
     # Given as positions, several columns come out contiguous, and the head is one product for all rows.
     kept = keep if keep == 1 else torch.arange(width - keep, width, device=block.ids.device)
     with routed(_spans([block])):
-        logits: Tensor = model(input_ids=block.ids, logits_to_keep=kept, **arguments(block)).logits
+        logits: Tensor = model(input_ids=block.ids, logits_to_keep=kept, **_arguments(block)).logits
     return logits
 
 
@@ -63,7 +59,7 @@ def states_alone(model: Any, block: Block, hidden: Tensor | None = None) -> Tens
     """
     given = {"input_ids": block.ids} if hidden is None else {"inputs_embeds": hidden}
     with routed(_spans([block])):
-        states: Tensor = model.get_decoder()(**given, **arguments(block)).last_hidden_state
+        states: Tensor = model.get_decoder()(**given, **_arguments(block)).last_hidden_state
     return states
 
 
@@ -89,10 +85,11 @@ def together(model: Any, blocks: Sequence[Block], keeps: Sequence[int]) -> list[
     }
     index = torch.cat(kept)
     with routed(_spans(blocks)):
-        if len(index) == 0:
+        if len(index):
+            logits = model(**given, logits_to_keep=index).logits[0]
+        else:
             model.get_decoder()(**given)
-            nothing = torch.zeros(0, model.config.vocab_size, dtype=model.dtype, device=model.device)
-        logits = model(**given, logits_to_keep=index).logits[0] if len(index) else nothing
+            logits = torch.zeros(0, model.config.vocab_size, dtype=model.dtype, device=model.device)
     parts = logits.split([len(part) for part in kept])
     return [
         part.view(block.ids.shape[0], keep, -1) if keep else part[None]
@@ -100,7 +97,7 @@ def together(model: Any, blocks: Sequence[Block], keeps: Sequence[int]) -> list[
     ]
 
 
-def arguments(block: Block) -> Mapping[str, Any]:
+def _arguments(block: Block) -> Mapping[str, Any]:
     """A block by itself as a `transformers` model takes it, without its tokens."""
     sharing = {} if block.shared is None else {"shared_start": block.shared}
     return {

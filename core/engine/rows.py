@@ -43,7 +43,7 @@ class Rows:
             prefixes, shared = [PrefixKv.join([shared, prefix]) for prefix in prefixes], None
         self._model = model
         self._shared = shared
-        self._adapted = None if adapters is None else adapted(adapters, slots, mixes, model.device)
+        self._adapted = None if adapters is None else _adapted(adapters, slots, mixes, model.device)
         self._cache = batch_cache(prefixes, room)
         longest = max(len(prefix) for prefix in prefixes)
         columns = torch.arange(longest, device=model.device)
@@ -142,7 +142,7 @@ def _padded_left(parts: Sequence[Tensor], width: int) -> Tensor:
     return torch.stack([nn.functional.pad(part, (0, 0, width - len(part), 0)) for part in parts])
 
 
-def adapted(
+def _adapted(
     adapters: PackedAdapters,
     slots: Sequence[int] | None,
     mixes: Sequence[Mapping[int, float]] | None,
@@ -150,10 +150,8 @@ def adapted(
 ) -> Adapted | None:
     """The adapters of rows as `Rows` takes them; `None` where all are the base's."""
     if mixes is None:
-        if slots is None or all(slot == BASE_SLOT for slot in slots):
-            return None
-        return Adapted(adapters, torch.tensor(list(slots), device=device))
-    return Adapted(adapters, *mixed(mixes, device))
+        mixes = [{} if slot == BASE_SLOT else {slot: 1.0} for slot in slots or ()]
+    return Adapted(adapters, *mixed(mixes, device)) if any(mixes) else None
 
 
 def mixed(mixes: Sequence[Mapping[int, float]], device: torch.device, least: int = 1) -> tuple[Tensor, Tensor]:
