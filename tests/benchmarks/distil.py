@@ -27,6 +27,7 @@ from typing import Any
 from core.evaluation.scoring import is_right
 from core.settings import RecipeSettings, Settings
 from tests.benchmarks.suites import Document, documents_of
+from tests.benchmarks.telling import tell, write_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,8 +39,7 @@ def main() -> None:
         raise SystemExit("There are no documents.")
     with tempfile.TemporaryDirectory(prefix="latentbank-bench-") as scratch:
         report = measure(documents, options, Path(scratch))
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_report(options.json, report)
     print(json.dumps({key: report[key] for key in SHOWN}))  # noqa: T201
 
 
@@ -64,7 +64,7 @@ def measure(documents: Sequence[Document], options: argparse.Namespace, scratch:
     work["learnt"] = studied["learnt"]
     rounds = []
     for number in range(options.rounds):
-        _tell(f"round {number + 1} of {options.rounds}")
+        tell(f"round {number + 1} of {options.rounds}")
         ours = _run("ours", work, scratch)
         work["steps"] = ours["steps"]
         rounds.append((ours, _run("plain", work, scratch)))
@@ -126,7 +126,7 @@ SHOWN = ("speedup", "speedup_spread", "accuracy_ours", "accuracy_plain", "second
 
 def _run(side: str, work: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Does one part in a process of its own, whose words go to standard error."""
-    _tell(f"{side} …")
+    tell(f"{side} …")
     given, result = scratch / "work.json", scratch / f"{side}.json"
     given.write_text(json.dumps(work))
     command = [sys.executable, "-m", "tests.benchmarks.distil_sides", side, str(given), str(result)]
@@ -137,10 +137,6 @@ def _run(side: str, work: dict[str, Any], scratch: Path) -> dict[str, Any]:
 
 def _share(values: Sequence[bool]) -> float:
     return round(sum(values) / max(1, len(values)), 4)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _options() -> argparse.Namespace:

@@ -29,6 +29,7 @@ from core.base_model.prepare import prepare
 from core.engine.decoding import prefill_shared, write
 from core.settings import RecipeSettings
 from tests.benchmarks.plain_loop import PlainRecipe, distil_plainly, generate, prompt_tokens
+from tests.benchmarks.telling import tell
 from workers.distillation.trainer.contexts import text_context
 from workers.distillation.trainer.distilling import Distiller
 from workers.distillation.trainer.engine import join_group
@@ -114,7 +115,7 @@ def studied(work: Work) -> dict[str, Any]:
         # Sentences with gaps, and words exchanged, are for our targets; who writes the plain loop has plain questions.
         plain = [pair.question for pair in pairs if not (pair.gap or pair.reworded)]
         learnt.append(list(dict.fromkeys(plain)))
-        _tell(f"questions: {title}: {len(learnt[-1])} to learn, asked in {spent.seconds[-1]:.1f} s")
+        tell(f"questions: {title}: {len(learnt[-1])} to learn, asked in {spent.seconds[-1]:.1f} s")
     return {"learnt": learnt, **asdict(spent)}
 
 
@@ -149,7 +150,7 @@ def plain(work: Work) -> dict[str, Any]:
     for i, (title, text) in enumerate(zip(work.titles, work.texts, strict=True)):
 
         def progress(step: int, steps: int, loss: float, title: str = title) -> None:
-            _tell(f"plain: {title}: step {step} of {steps}, loss {loss:.3f}")
+            tell(f"plain: {title}: step {step} of {steps}, loss {loss:.3f}")
 
         with spent.timed():
             recipe = plain_recipe(work, i)
@@ -208,7 +209,7 @@ class Live(Reporter):
 
     def progress(self, phase: Phase, progress: float, message: str, data: Mapping[str, Any] | None = None) -> None:
         super().progress(phase, progress, message, data)
-        _tell(f"ours: memory {(data or {}).get('memory_id', '?')}: {phase}: {message}")
+        tell(f"ours: memory {(data or {}).get('memory_id', '?')}: {phase}: {message}")
 
 
 def _as_users_load_it(work: Work) -> tuple[Any, Any]:
@@ -225,10 +226,6 @@ def _base(work: Work) -> LoadedBase:
 def _peak_rss() -> int:
     """Bytes; Linux reports KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -47,6 +46,7 @@ from tests.benchmarks.fleet_model import (
     banks,
     traffic,
 )
+from tests.benchmarks.telling import tell, write_report
 
 POLL_SECONDS = GatewaySettings().residency_poll_seconds
 TTL_SECONDS = Settings.model_fields["worker_ttl_seconds"].default
@@ -211,17 +211,17 @@ def simulate(size: Size, seed: int) -> dict[str, Any]:
     of = banks(size, rng)
     requests = traffic(size, of, rng)
     simulation = Simulation(size, of)
-    _tell("the fleet is warmed up")
+    tell("the fleet is warmed up")
     simulation.run(islice(requests, size.warm))
     simulation.begin()
-    _tell("measured")
+    tell("measured")
     simulation.run(islice(requests, size.measured))
     before = simulation.begin()
     seconds = simulation.phase.began - before.began
     dead = frozenset(rng.choice(list(simulation._announced), int(DYING * size.workers), replace=False).tolist())
     homes, moved_to = simulation.first_choices(), simulation.first_choices(dead)
     broken = simulation.kill(dead)
-    _tell("a tenth is dead")
+    tell("a tenth is dead")
     simulation.run(requests)
     after = simulation.begin()
     return {
@@ -291,13 +291,8 @@ def main() -> None:
         "seed": options.seed,
         "took_seconds": round(time.perf_counter() - began, 1),
     }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(options.json, report)
     print(json.dumps({name: report[name] for name in ("hit_rate", "imbalance", "dying")}))  # noqa: T201
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _options() -> argparse.Namespace:

@@ -23,6 +23,7 @@ from typing import Any
 
 from core.settings import RecipeSettings, Settings
 from tests.benchmarks.suites import DEVELOPMENT_SUITE, chosen_of
+from tests.benchmarks.telling import tell, write_report
 
 ROOT = Path(__file__).parents[2]
 SHOWN = (
@@ -52,14 +53,13 @@ def main() -> None:
         "documents": [document.id for document in suite.documents],
         "recipes": {},
     }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     for text in options.recipe or ["default"]:
         name, _, changed = text.partition(":")
         settings = dict(pair.split("=", 1) for pair in changed.split(",") if pair)
-        _tell(f"== {name}")
+        tell(f"== {name}")
         report["recipes"][name] = {"changed": settings, **_in_process(options, name, settings)}
-        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        _tell(json.dumps(report["recipes"][name], indent=1))
+        write_report(options.json, report)
+        tell(json.dumps(report["recipes"][name], indent=1))
     print(table(report))  # noqa: T201
 
 
@@ -106,9 +106,9 @@ def _one(work: dict[str, Any], result: Path) -> None:
         directory = Path(work["dump"] or scratch)
         directory.mkdir(parents=True, exist_ok=True)
         started, load = time.monotonic(), os.getloadavg()[0]
-        made = distil_here(settings, recipe, suite, directory, _tell)
+        made = distil_here(settings, recipe, suite, directory, tell)
         seconds = time.monotonic() - started
-        figures = figures_of(settings, suite, made, directory if work["dump"] else None, _tell)
+        figures = figures_of(settings, suite, made, directory if work["dump"] else None, tell)
     result.write_text(
         json.dumps(
             {
@@ -121,10 +121,6 @@ def _one(work: dict[str, Any], result: Path) -> None:
             }
         )
     )
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _options() -> argparse.Namespace:

@@ -10,7 +10,6 @@ long they take does not depend on what they know. The rivals run the base as `tr
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import statistics
@@ -24,17 +23,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.adapters.files import number_of_layer
 from core.adapters.packed import PackedAdapters
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase, load_base
 from core.base_model.prepare import ensure_prepared
-from core.engine.draft import drafting
+from core.engine.draft import draft
 from core.engine.kv import PrefixKv
-from core.engine.passes import Feed, Passer, Step, run_alone
+from core.engine.passes import Feed, Passer, Step
+from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows, prefill
 from core.gate.features import DRAFT_TOKENS
-from core.settings import Settings
+from core.settings import ServingSettings, Settings
 from tests.benchmarks.serving_rivals import PeftMix, Plain
+from tests.benchmarks.telling import tell, write_report
 
 ROWS = 16
 PREFIX = 512
@@ -74,7 +76,7 @@ class Bench:
     def first_token(self, prefix: Sequence[int], candidates: int) -> float:
         """Seconds to the first token after a cold prefix, with so many candidates judged before it."""
         start = time.perf_counter()
-        kv = _chunked(self.base.model, prefix)
+        kv = _cold(self.base.model, prefix)
         if candidates:
             self._draft([PrefixKv.empty(self.base.model)] * candidates, shared=kv)
         else:
@@ -87,14 +89,14 @@ class Bench:
         """Seconds to judge `CANDIDATES` on a cold prefix, computed once or for each of them and for the base."""
         start = time.perf_counter()
         if sharing:
-            self._draft([PrefixKv.empty(self.base.model)] * CANDIDATES, shared=_chunked(self.base.model, prefix))
+            self._draft([PrefixKv.empty(self.base.model)] * CANDIDATES, shared=_cold(self.base.model, prefix))
         else:
-            own = [_chunked(self.base.model, prefix) for _ in range(CANDIDATES + 1)]
+            own = [_cold(self.base.model, prefix) for _ in range(CANDIDATES + 1)]
             self._draft(own[:CANDIDATES], shared=None)
         return time.perf_counter() - start
 
     def _draft(self, prefixes: Sequence[PrefixKv], shared: PrefixKv | None) -> None:
-        passes = drafting(
+        draft(
             self.base.model,
             self.adapters,
             prefixes,
@@ -105,7 +107,6 @@ class Bench:
             base_answer=True,
             shared=shared,
         )
-        run_alone(self.base.model, passes)
 
 
 def main() -> None:
@@ -132,7 +133,7 @@ def main() -> None:
     for number in range(options.rounds):
         for name, sides in compared.items():
             rounds[name].append(_both(sides, backwards=number % 2 == 1))
-            _tell(f"round {number + 1}: {name}: {rounds[name][-1][0]:.3f} to {rounds[name][-1][1]:.3f}")
+            tell(f"round {number + 1}: {name}: {rounds[name][-1][0]:.3f} to {rounds[name][-1][1]:.3f}")
     report = {
         "command": shlex.join(["python", "-m", "tests.benchmarks.serving", *sys.argv[1:]]),
         "load_average": os.getloadavg()[0],
@@ -140,21 +141,20 @@ def main() -> None:
         "base": description.name,
         **{name: _figure(name, pairs) for name, pairs in rounds.items()},
     }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report, indent=1))
-    _tell(f"{options.json} is written.")
+    write_report(options.json, report)
+    tell(f"{options.json} is written.")
 
 
 def _bench(base: LoadedBase, settings: Settings, tokens: int) -> Bench:
     recipe = settings.recipe
     adapters = PackedAdapters(base.model, recipe.targets, ROWS + 1, settings.serving.max_rank)
-    first = round(base.model.config.num_hidden_layers * recipe.untouched_layers)
+    first = int(base.model.config.num_hidden_layers * recipe.untouched_layers)
     chance = torch.Generator().manual_seed(0)
     for slot in range(1, ROWS + 1):
         weights = {
             name: (_random(recipe.rank, layer.a.shape[2], chance), _random(layer.b.shape[1], recipe.rank, chance))
             for name, layer in adapters.layers.items()
-            if int(name.split(".layers.")[1].split(".")[0]) >= first
+            if number_of_layer(name) >= first
         }
         adapters.write(slot, weights, recipe.alpha / recipe.rank)
     prompts = tuple(base.chat.ask(QUESTIONS[i % len(QUESTIONS)]) for i in range(ROWS))
@@ -172,13 +172,9 @@ def _words(base: LoadedBase, count: int) -> list[int]:
     return list(ids[:count])
 
 
-def _chunked(model: Any, tokens: Sequence[int], size: int = 32) -> PrefixKv:
-    """As the prefix cache computes it, block by block."""
-    rows = Rows(model, [PrefixKv.empty(model)], room=len(tokens))
-    passer = Passer(model)
-    for start in range(0, len(tokens), size):
-        passer.run([Feed(rows, [tokens[start : start + size]], keep=0)], [])
-    return rows.kv(0)
+def _cold(model: Any, tokens: Sequence[int]) -> PrefixKv:
+    """As a prefix cache computes what it does not have."""
+    return PrefixCache("bench", 0, ServingSettings().block_tokens).prefill(model, tokens, "tenant")[0]
 
 
 def _both(sides: tuple[Side, Side], *, backwards: bool) -> tuple[float, float]:
@@ -198,10 +194,6 @@ def _figure(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "highest": round(max(ratios), 4),
         "sides": [[round(value, 4) for value in pair] for pair in pairs],
     }
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _options() -> argparse.Namespace:

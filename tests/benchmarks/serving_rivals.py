@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from core.base_model.chat import Prompt
 from core.base_model.description import BaseDescription
@@ -20,7 +20,6 @@ class Plain:
 
     def __init__(self, base: BaseDescription, prompts: Sequence[Prompt], tokens: int) -> None:
         self._model: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(base.path)
         self._tokens = tokens
         longest = max(len(prompt) for prompt in prompts)
         rows = [[*prompt.prefix, *prompt.activation] for prompt in prompts]
@@ -29,10 +28,7 @@ class Plain:
 
     def tokens_per_second(self) -> float:
         """Of decoding alone: what the first token takes, prefill included, is taken off."""
-        return self._decoded() / (self._seconds(self._tokens + 1) - self._seconds(1))
-
-    def _decoded(self) -> int:
-        return int(self._ids.shape[0]) * self._tokens
+        return self._ids.shape[0] * self._tokens / (self._seconds(self._tokens + 1) - self._seconds(1))
 
     @torch.no_grad()
     def _seconds(self, tokens: int) -> float:
@@ -63,7 +59,7 @@ class PeftMix(Plain):
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             target_modules=list(recipe.targets),
-            layers_to_transform=list(range(round(layers * recipe.untouched_layers), layers)),
+            layers_to_transform=list(range(int(layers * recipe.untouched_layers), layers)),
             init_lora_weights=False,
             task_type="CAUSAL_LM",
         )

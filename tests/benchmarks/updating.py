@@ -31,6 +31,7 @@ from core.evaluation.suite import Suite
 from core.settings import Settings
 from tests.benchmarks.recipe_bank import Distilled, distil_here
 from tests.benchmarks.suites import DEVELOPMENT_SUITE, chosen_of
+from tests.benchmarks.telling import tell, write_report
 
 _NUMBER = re.compile(r"\d+")
 
@@ -45,7 +46,7 @@ def main() -> None:
             directory = Path(scratch) / name
             directory.mkdir()
             starts = made[start].directories if start else {}
-            made[name] = distil_here(settings, settings.recipe, documents, directory, _tell, starts)
+            made[name] = distil_here(settings, settings.recipe, documents, directory, tell, starts)
         rights = {name: _answered(settings, suite, made[name].directories) for name in ("scratch", "update")}
     report = {
         "command": shlex.join(["python", "-m", "tests.benchmarks.updating", *sys.argv[1:]]),
@@ -57,8 +58,7 @@ def main() -> None:
         **{f"stale_{name}": found["stale"] for name, found in rights.items()},
         "answers": {name: found["answers"] for name, found in rights.items()},
     }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_report(options.json, report)
     print(json.dumps({k: v for k, v in report.items() if k not in ("answers", "training")}))  # noqa: T201
 
 
@@ -96,10 +96,6 @@ def _answered(settings: Settings, suite: Suite, directories: Mapping[str, Path])
 
 def _share(values: Sequence[bool]) -> float:
     return round(sum(values) / max(1, len(values)), 4)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _options() -> argparse.Namespace:
