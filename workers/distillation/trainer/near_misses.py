@@ -16,7 +16,7 @@ from core.retrieval.lexical import terms
 from core.settings import RecipeSettings
 from workers.distillation.trainer.contexts import Context
 from workers.distillation.trainer.grammar.parser import is_english, load_parser
-from workers.distillation.trainer.grammar.phrasing import form_of
+from workers.distillation.trainer.grammar.phrasing import ALONE, form_of
 from workers.distillation.trainer.grammar.things import Kind, Thing, things_of
 from workers.distillation.trainer.off_topic import unanswerable
 from workers.distillation.trainer.pairs import Asked
@@ -155,7 +155,7 @@ def _bare(question: str, topic: str) -> frozenset[str]:
 def _of(question: str, topic: str) -> str:
     """Told whose it is as often as the questions that the text answers, or that alone would tell them apart."""
     text = question.removesuffix("?")
-    if set(terms(topic)) & set(terms(question)) or form_of(text) == "{question}":
+    if set(terms(topic)) & set(terms(question)) or form_of(text) == ALONE:
         return question
     return f"{text} ({topic})?"
 

@@ -10,9 +10,9 @@ from spacy.tokens import Token
 from workers.distillation.trainer.questions import content_words
 
 _WITH_TOPIC = ("{topic}: {question}", "{question} in {topic}", "{question} at {topic}", "about {topic}: {question}")
-_ALONE = "{question}"
-_FORMS = (*_WITH_TOPIC, _ALONE)
-_FORMS_WITH_A_NAME = (*_WITH_TOPIC[::3], *[_ALONE] * 4)
+ALONE = "{question}"
+_FORMS = (*_WITH_TOPIC, ALONE)
+_FORMS_WITH_A_NAME = (*_WITH_TOPIC[::3], *[ALONE] * 4)
 """Whoever asks about something with a name of its own seldom says in which text it stands."""
 _SMALL_WORDS = (
     "the a an its his her their our my this that each every in on at to for from with by after before during if when "
@@ -32,8 +32,8 @@ class Stated:
 
 def about(text: str, topic: str) -> str:
     """The question with its subject: one that names no word of the topic is mostly told whose it is."""
-    form = _ALONE if content_words(topic) & content_words(text) else form_of(text)
-    asked = form.format(topic=topic, question=text if form == _ALONE else lowered(text))
+    form = ALONE if content_words(topic) & content_words(text) else form_of(text)
+    asked = form.format(topic=topic, question=text if form == ALONE else lowered(text))
     return f"{asked[0].upper()}{asked[1:]}?"
 
 
