@@ -140,12 +140,24 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x` is `[rows, tokens, in]`; what adapters add to its tokens is the routing's to say."""
         y: Tensor = self.base(x)
-        routing = self.routing
-        if routing.blocks is not None:
-            return self._in_training(x, y, routing.blocks) if self.trained else y
-        for span in routing.spans:
-            self._add(span, x, y)
+        if self.routing.blocks is not None:
+            return self._in_training(x, y, self.routing.blocks) if self.trained else y
+        self.add(self.routing.spans, x, y)
         return y
+
+    def add(self, spans: Sequence[Span], x: Tensor, y: Tensor) -> None:
+        """Adds to `y` `[…, tokens, out]` what the adapters of `spans` make of the tokens in `x` `[…, tokens, in]`."""
+        assert self.routing.blocks is None, "adapters in training run in the model's own forward pass"
+        for span in spans:
+            pair = span.adapted.of(self)
+            if pair is None:
+                continue
+            a, b = pair
+            end = span.start + span.rows * span.width
+            theirs, added = (
+                part.flatten(0, -2)[span.start : end].unflatten(0, (span.rows, span.width)) for part in (x, y)
+            )
+            added += torch.bmm(torch.bmm(theirs, a.transpose(1, 2)), b)
 
     def gathered(self, slots: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
         """What `Adapted.of` says. A sum of k adapters of rank r is one of rank k · r: all A's below each other, all B's
@@ -175,17 +187,6 @@ class PackedLinear(nn.Module):
         count = len(blocks)
         narrow = torch.bmm(x.reshape(count, -1, x.shape[-1]), a.transpose(1, 2)) * self.routing.training_scale
         return torch.baddbmm(y.reshape(count, -1, y.shape[-1]), narrow, b.transpose(1, 2)).view_as(y)
-
-    def _add(self, span: Span, x: Tensor, y: Tensor) -> None:
-        pair = span.adapted.of(self)
-        if pair is None:
-            return
-        a, b = pair
-        end = span.start + span.rows * span.width
-        theirs, added = (
-            part.flatten(0, -2)[span.start : end].view(span.rows, span.width, part.shape[-1]) for part in (x, y)
-        )
-        added.baddbmm_(torch.bmm(theirs, a.transpose(1, 2)), b)
 
 
 class PackedAdapters:

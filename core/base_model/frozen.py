@@ -59,8 +59,12 @@ class FrozenLinear(nn.Linear):
     def _notice_changes(self) -> None:
         """Weights that were written to in place, in spite of all, are packed anew."""
         if self.weight._version != self._of:
-            self._forwards = self._backwards = None
+            self.forget()
             self._of = self.weight._version
+
+    def forget(self) -> None:
+        """Packs the weights anew when they are next used."""
+        self._forwards = self._backwards = None
 
 
 class _Product(torch.autograd.Function):

@@ -12,7 +12,7 @@ from core.base_model.allocator import keep_freed_memory
 from core.base_model.chat import Chat
 from core.base_model.description import BaseDescription
 from core.base_model.frozen import freeze
-from core.engine.attention import install
+from core.engine.install import install
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def load_base(
     tokenizer = AutoTokenizer.from_pretrained(description.path)
     model = AutoModelForCausalLM.from_pretrained(description.path, dtype=dtype).to(device).eval()
     model.requires_grad_(False)
-    if device.type == "cpu" and not partitioned:
+    if not partitioned:
         freeze(model)
-    install(model)
+    install(model, frozen=not partitioned)
     return LoadedBase(description, model, Chat(tokenizer), _end_tokens(model, tokenizer))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.adapters.packed import PackedAdapters
-from core.engine.blocks import can_run_together
+from core.engine.forward import can_run_together
 from core.engine.kv import PrefixKv
 from core.engine.rows import Rows, prefill
 

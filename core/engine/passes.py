@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from core.adapters.packed import PackedAdapters
-from core.engine.blocks import Block, alone, can_run_together, together
+from core.engine.blocks import Block
+from core.engine.forward import alone, can_run_together, together
 from core.engine.rows import Rows
 from core.engine.running import RunningRow, RunningRows
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from core.adapters.packed import BASE_SLOT, Adapted, PackedAdapters
-from core.engine.blocks import Block, alone, can_run_together, states_alone
+from core.engine.blocks import Block
+from core.engine.forward import alone, can_run_together, states_alone
 from core.engine.kv import PrefixKv, batch_cache
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from core.base_model.loading import LoadedBase
-from core.engine.attention import install
-from core.engine.blocks import ATTENTION, can_run_together
+from core.engine.attention import ATTENTION
+from core.engine.forward import can_run_together
+from core.engine.install import install
 from core.engine.kv import PrefixKv
 from core.engine.rows import Rows, prefill
 
