@@ -1,4 +1,4 @@
-"""Drafts: the first answer tokens under each candidate, in one batch over shared prefixes; the base then reads them."""
+"""Drafts: the first answer tokens under each candidate, and what the base says of them, in one batch over a prefix."""
 
 from __future__ import annotations
 
@@ -49,42 +49,43 @@ def drafting(
     room: int = 0,
     shared: PrefixKv | None = None,
 ) -> Passes[Drafts]:
-    """Drafts `length` tokens for question i (`prefixes[i]`, all of them after `shared`) with the adapter in `slots[i]`.
+    """Drafts `length` tokens for question i (`prefixes[i]`, all of them after `shared`) with the adapter in `slots[i]`,
+    fewer where all drafts end before.
 
-    The base then reads all drafts at once. With `base_answer` one more row lets the base continue `prefixes[0]` by
-    itself. `room` keeps space for that many tokens after the draft.
+    The base reads along, as rows of the same passes. With `base_answer` one more row lets the base continue
+    `prefixes[0]` by itself. `room` keeps space for that many tokens after the draft.
     """
     n = len(slots)
     own = [prefixes[0]] if base_answer else []
     rows = Rows(
         model,
-        [*prefixes, *own],
+        [*prefixes, *own, *prefixes],
         room=len(activation) + length + room,
         adapters=adapters,
-        slots=[*slots, *[BASE_SLOT] * len(own)],
+        slots=[*slots, *[BASE_SLOT] * (len(own) + n)],
         shared=shared,
     )
-    logits = (yield Feed(rows, [activation] * (n + len(own))))[:, -1]
-    first_logits = logits
-    seen = [logits[:n]]
-    drafted: list[list[int]] = [[] for _ in range(n + len(own))]
+    writing = n + len(own)
+    logits = (yield Feed(rows, [activation] * (writing + n)))[:, -1]
+    first_logits = logits[:writing]
+    by_adapter, by_base = [logits[:n]], [logits[writing:]]
+    drafted: list[list[int]] = [[] for _ in range(writing)]
     for step in range(length):
-        for row, token in enumerate(logits.argmax(-1).tolist()):
+        for row, token in enumerate(logits[:writing].argmax(-1).tolist()):
             drafted[row].append(token)
-        logits = (yield Feed(rows, [[fed[-1]] for fed in drafted]))[:, -1]
-        if step + 1 < length:
-            seen.append(logits[:n])
-    reading = Rows(model, prefixes, room=len(activation) + length, shared=shared)
-    read = yield Feed(reading, [[*activation, *tokens[:-1]] for tokens in drafted[:n]], keep=length)
-    by_adapter, by_base = torch.stack(seen, 1).float().log_softmax(-1), read.float().log_softmax(-1)
+        fed = [[tokens[-1]] for tokens in drafted]
+        logits = (yield Feed(rows, [*fed, *fed[:n]]))[:, -1]
+        if step + 1 == length or all(_has_ended(tokens, end_tokens) for tokens in drafted[:n]):
+            break
+        by_adapter.append(logits[:n])
+        by_base.append(logits[writing:])
+    rows.keep_rows(range(writing))
+    said, read = (torch.stack(seen, 1).float().log_softmax(-1) for seen in (by_adapter, by_base))
     used = [_read(drafted[row], end_tokens) for row in range(n)]
-    signals = [
-        signals_of(by_adapter[row, :count], by_base[row, :count], drafted[row][:count])
-        for row, count in enumerate(used)
-    ]
+    signals = [signals_of(said[row, :count], read[row, :count], drafted[row][:count]) for row, count in enumerate(used)]
     tokens = [_until_end(drafted[row], end_tokens) for row in range(n)]
-    ended = [any(token in end_tokens for token in drafted[row]) for row in range(n)]
-    return Drafts(tokens, ended, signals, rows, first_logits, logits, drafted)
+    ended = [_has_ended(drafted[row], end_tokens) for row in range(n)]
+    return Drafts(tokens, ended, signals, rows, first_logits, logits[:writing], drafted)
 
 
 draft = by_itself(drafting)
@@ -116,6 +117,10 @@ def _read(tokens: Sequence[int], end_tokens: frozenset[int]) -> int:
     """How many drafted tokens count: up to and with the first end token; at least one."""
     ends = [i for i, token in enumerate(tokens) if token in end_tokens]
     return ends[0] + 1 if ends else max(1, len(tokens))
+
+
+def _has_ended(tokens: Sequence[int], end_tokens: frozenset[int]) -> bool:
+    return not end_tokens.isdisjoint(tokens)
 
 
 def _until_end(tokens: Sequence[int], end_tokens: frozenset[int]) -> list[int]:

@@ -222,6 +222,34 @@ def test_a_draft_says_whether_it_came_to_its_end(loaded_tiny: LoadedBase) -> Non
     assert drafts(frozenset([end]), before + 1).ended == [True, False]
 
 
+def test_drafting_stops_when_every_draft_has_come_to_its_end(loaded_tiny: LoadedBase) -> None:
+    adapters = loaded(loaded_tiny)
+    prompt = loaded_tiny.chat.ask(QUESTION)
+    (prefix,) = prefill(loaded_tiny.model, [prompt.prefix])
+
+    def drafts(slots: list[int], ends: frozenset[int]) -> Drafts:
+        return draft(
+            loaded_tiny.model,
+            adapters,
+            [prefix] * len(slots),
+            prompt.activation,
+            slots,
+            length=LENGTH,
+            end_tokens=ends,
+            base_answer=True,
+        )
+
+    free = drafts([1, 2], frozenset())
+    end = next(token for token in free.tokens[0] if token not in free.tokens[1])
+    at = free.drafted[0].index(end)
+    assert at + 1 < LENGTH
+    stopped, going_on = drafts([1], frozenset([end])), drafts([1, 2], frozenset([end]))
+    assert stopped.drafted == [free.drafted[0][: at + 1], free.drafted[2][: at + 1]]
+    assert [len(tokens) for tokens in going_on.drafted] == [LENGTH] * 3
+    assert stopped.signals[0].kl == pytest.approx(going_on.signals[0].kl, abs=1e-5)
+    assert int(stopped.next_logits[1].argmax()) == free.drafted[2][at + 1]
+
+
 def test_a_draft_that_ends_at_once_is_empty_but_has_the_signals_of_its_end(loaded_tiny: LoadedBase) -> None:
     adapters = loaded(loaded_tiny)
     prompt = loaded_tiny.chat.ask(QUESTION)
