@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -92,13 +93,14 @@ class NodeCache:
     def reading(self, manifest: Manifest) -> Iterator[Path]:
         """As `fetch`, and nobody removes the directory until the block ends."""
         name = _name_of(manifest.adapter_digest)
+        verified: int | None = None
         for _ in range(_ROUNDS):
             with locked(self._locks / name, shared=True):
-                if self._is_whole(name, manifest):
+                if (verified is not None and self._inode(name) == verified) or self._is_whole(name, manifest):
                     self._touch(name)
                     yield self._directory / name
                     return
-            self._provide(name, manifest)
+            verified = self._provide(name, manifest)
         raise StorageError("The node cache loses adapters as fast as they are fetched; check its disk and its size.")
 
     def contains(self, digest: str) -> bool:
@@ -145,36 +147,46 @@ class NodeCache:
             return False
         return True
 
-    def _provide(self, name: str, manifest: Manifest) -> None:
+    def _provide(self, name: str, manifest: Manifest) -> int | None:
+        """The inode of the directory that holds the files, which have just been compared."""
         lock = self._locks / name
         try:
             with locked(lock):
                 if not self._is_whole(name, manifest):
                     self._remove(name)
                     self._download(name, manifest)
+                return self._inode(name)
         except StorageError:
             with try_locked(lock, remove=True):
                 raise
 
+    def _inode(self, name: str) -> int | None:
+        try:
+            return (self._directory / name).stat().st_ino
+        except FileNotFoundError:
+            return None
+
     def _download(self, name: str, manifest: Manifest) -> None:
+        """All files at once. They are not forced to the disk: what a power cut tears is noticed when it is read."""
         self._make_room(name, manifest.total_bytes)
         incoming = self._incoming / name
         shutil.rmtree(incoming, ignore_errors=True)
         try:
             incoming.mkdir()
-            for file in manifest.files:
-                action = partial(self._download_file, manifest.key_of(file), incoming / file.name, file)
-                retrying(action, attempts=self._attempts, sleep=self._sleep)
+            with ThreadPoolExecutor(len(manifest.files), "download") as pool:
+                list(pool.map(partial(self._download_file, manifest, incoming), manifest.files))
             incoming.rename(self._directory / name)
         except OSError as failure:
             raise StorageError(f"The node cache could not be written: {failure.strerror}.") from failure
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
 
-    def _download_file(self, key: str, path: Path, file: ManifestFile) -> None:
-        self._store.download(key, path)
-        _compare(path, file)
-        _sync(path)
+    def _download_file(self, manifest: Manifest, incoming: Path, file: ManifestFile) -> None:
+        def action() -> None:
+            self._store.download(manifest.key_of(file), incoming / file.name)
+            _compare(incoming / file.name, file)
+
+        retrying(action, attempts=self._attempts, sleep=self._sleep)
 
     def _make_room(self, name: str, needed: int) -> None:
         """Evicts what is longest unused; what is being read or written stays, and the cache is larger for a while."""
@@ -231,8 +243,3 @@ def _compare(path: Path, expected: ManifestFile) -> None:
         raise ObjectCorrupt(f"{expected.name} can't be read: {unreadable.strerror}.") from unreadable
     if found != expected:
         raise ObjectCorrupt(f"{expected.name} has {found.bytes} other bytes than the {expected.bytes} of its manifest.")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from core.adapters.files import number_of_layer
 from core.adapters.packed import PackedAdapters
 from core.base_model.chat import Prompt
 from core.base_model.loading import LoadedBase, load_base
@@ -34,8 +32,11 @@ from core.engine.passes import Feed, Passer, Step
 from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows, prefill
 from core.gate.features import DRAFT_TOKENS
+from core.logs import configure_logs
 from core.settings import ServingSettings, Settings
+from tests.benchmarks.serving_adapters import weights_of_recipe
 from tests.benchmarks.serving_rivals import PeftMix, Plain
+from tests.benchmarks.serving_tiers import tiers
 from tests.benchmarks.telling import tell, write_report
 
 ROWS = 16
@@ -43,6 +44,7 @@ PREFIX = 512
 TEXT = 500
 CANDIDATES = 5
 GATED = 3
+LOADS = 16
 QUESTIONS = (
     "Who is the mayor of the town by the river?",
     "When does the ferry to the island leave in winter?",
@@ -111,7 +113,8 @@ class Bench:
 
 def main() -> None:
     options = _options()
-    settings = Settings()
+    settings = Settings(log_level="ERROR")
+    configure_logs("bench", settings)
     description = ensure_prepared(settings.base_model, settings.base_dir)
     bench = _bench(load_base(description), settings, options.tokens)
     long = _words(bench.base, PREFIX)
@@ -129,17 +132,25 @@ def main() -> None:
             lambda: bench.first_token(question, GATED),
         ),
     }
-    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in compared}
-    for number in range(options.rounds):
-        for name, sides in compared.items():
-            rounds[name].append(_both(sides, backwards=number % 2 == 1))
-            tell(f"round {number + 1}: {name}: {rounds[name][-1][0]:.3f} to {rounds[name][-1][1]:.3f}")
+    with tiers(bench.base, bench.adapters) as shelf:
+        compared["cliff_4x"] = (
+            lambda: shelf.throughput(4 * ROWS, bench.prefixes, options.tokens, 0),
+            lambda: shelf.throughput(ROWS, bench.prefixes, options.tokens, 0),
+        )
+        rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in compared}
+        for number in range(options.rounds):
+            for name, sides in compared.items():
+                rounds[name].append(_both(sides, backwards=number % 2 == 1))
+                tell(f"round {number + 1}: {name}: {rounds[name][-1][0]:.3f} to {rounds[name][-1][1]:.3f}")
+        # Last, since what it puts into the slots is not what was there.
+        loads = shelf.load_ms(LOADS)
     report = {
         "command": shlex.join(["python", "-m", "tests.benchmarks.serving", *sys.argv[1:]]),
         "load_average": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
         "base": description.name,
         **{name: _figure(name, pairs) for name, pairs in rounds.items()},
+        "load_ms": {tier: _spread(milliseconds) for tier, milliseconds in loads.items()},
     }
     write_report(options.json, report)
     tell(f"{options.json} is written.")
@@ -148,22 +159,12 @@ def main() -> None:
 def _bench(base: LoadedBase, settings: Settings, tokens: int) -> Bench:
     recipe = settings.recipe
     adapters = PackedAdapters(base.model, recipe.targets, ROWS + 1, settings.serving.max_rank)
-    first = int(base.model.config.num_hidden_layers * recipe.untouched_layers)
-    chance = torch.Generator().manual_seed(0)
     for slot in range(1, ROWS + 1):
-        weights = {
-            name: (_random(recipe.rank, layer.a.shape[2], chance), _random(layer.b.shape[1], recipe.rank, chance))
-            for name, layer in adapters.layers.items()
-            if number_of_layer(name) >= first
-        }
+        weights = weights_of_recipe(adapters, recipe, base.model.config.num_hidden_layers, slot)
         adapters.write(slot, weights, recipe.alpha / recipe.rank)
     prompts = tuple(base.chat.ask(QUESTIONS[i % len(QUESTIONS)]) for i in range(ROWS))
     prefixes = tuple(prefill(base.model, [prompt.prefix])[0] for prompt in prompts)
     return Bench(base, adapters, prompts, prefixes, tokens)
-
-
-def _random(rows: int, columns: int, chance: torch.Generator) -> Tensor:
-    return torch.randn(rows, columns, generator=chance) * 0.02
 
 
 def _words(base: LoadedBase, count: int) -> list[int]:
@@ -193,6 +194,14 @@ def _figure(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "lowest": round(min(ratios), 4),
         "highest": round(max(ratios), 4),
         "sides": [[round(value, 4) for value in pair] for pair in pairs],
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 2),
+        "lowest": round(min(values), 2),
+        "highest": round(max(values), 2),
     }
 
 

@@ -18,7 +18,9 @@ FIGURES = {
     "sharing_k5_prefix512",
     "gate_overhead_prefix512",
     "ttft_rag_over_routed",
+    "cliff_4x",
 }
+TIERS = {"ram", "disk", "store", "raw_get"}
 
 
 def test_both_sides_of_every_ratio_are_measured_in_every_round(tiny_base: BaseDescription, tmp_path: Path) -> None:
@@ -38,3 +40,5 @@ def test_both_sides_of_every_ratio_are_measured_in_every_round(tiny_base: BaseDe
         assert len(figure["sides"]) == 2
         assert all(value > 0 for pair in figure["sides"] for value in pair)
         assert figure["lowest"] <= figure["ratio"] <= figure["highest"]
+    assert set(report["load_ms"]) == TIERS
+    assert all(0 < tier["lowest"] <= tier["median"] <= tier["highest"] for tier in report["load_ms"].values())

