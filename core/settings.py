@@ -129,7 +129,10 @@ class ServingSettings(BaseModel):
     host: str = "127.0.0.1"
     port: int = 8081
     advertise_url: str | None = None
-    slots: int = 16
+    slots: int = Field(16, ge=2)
+    """Places for adapters in the packed tensors; one is the base's, and takes as much as the others."""
+    slots_bytes: int | None = Field(None, ge=0)
+    """Instead of their number, what all slots may take."""
     max_rank: int = 16
     top_k: int = 3
     block_tokens: int = 32

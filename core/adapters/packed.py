@@ -6,7 +6,7 @@ Training and serving use the same layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.adapters.staging import slot_copies
 from core.errors import AdapterInvalid
 
 BASE_SLOT = 0
@@ -43,12 +44,14 @@ class Adapted:
         self.routing = adapters.routing
         self.slots = slots
         self.weights = weights
+        # Known here, so that a GPU is asked once and not for every layer; more than there are do no harm.
+        self._numbers = set(slots.flatten().tolist())
         self._gathered: dict[PackedLinear, tuple[Tensor, Tensor] | None] = {}
 
     def of(self, layer: PackedLinear) -> tuple[Tensor, Tensor] | None:
         """A's `[rows, rank, in]`, scaled, and B's `[rows, rank, out]`; `None` where no row has any for this layer."""
         if layer not in self._gathered:
-            self._gathered[layer] = layer.gathered(self.slots, self.weights)
+            self._gathered[layer] = layer.gathered(self.slots, self.weights, self._numbers)
         found = self._gathered[layer]
         return None if found is None else (found[0][: len(self.slots)], found[1][: len(self.slots)])
 
@@ -63,8 +66,10 @@ class Adapted:
         """One more row at the end, of `[k]` slots with their weights."""
         at = len(self.slots)
         self.slots, self.weights = torch.cat([self.slots, slots[None]]), torch.cat([self.weights, weights[None]])
+        numbers = set(slots.tolist())
+        self._numbers |= numbers
         for layer, known in list(self._gathered.items()):
-            own = layer.gathered(slots[None], weights[None])
+            own = layer.gathered(slots[None], weights[None], numbers)
             if own is None and known is None:
                 continue
             if known is None or (own is not None and own[0].shape[1] > known[0].shape[1]):
@@ -159,10 +164,12 @@ class PackedLinear(nn.Module):
             )
             added += torch.bmm(torch.bmm(theirs, a.transpose(1, 2)), b)
 
-    def gathered(self, slots: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
-        """What `Adapted.of` says. A sum of k adapters of rank r is one of rank k · r: all A's below each other, all B's
-        beside each other."""
-        rank = max(self.ranks[slot] for slot in slots.flatten().tolist())
+    def gathered(self, slots: Tensor, weights: Tensor, numbers: Collection[int]) -> tuple[Tensor, Tensor] | None:
+        """What `Adapted.of` says; `numbers` are those in `slots`.
+
+        A sum of k adapters of rank r is one of rank k · r: all A's below each other, all B's beside each other.
+        """
+        rank = max(self.ranks[slot] for slot in numbers)
         if rank == 0:
             return None
         scale = self.scale[slots] * weights.to(self.scale)
@@ -192,15 +199,21 @@ class PackedLinear(nn.Module):
 class PackedAdapters:
     """The slots of one model. Not thread-safe: the owner decides who may write and when."""
 
-    def __init__(self, model: nn.Module, targets: Sequence[str], slots: int, rank: int) -> None:
+    def __init__(self, model: Any, targets: Sequence[str], slots: int, rank: int) -> None:
         self.routing = Routing()
         self._model = model
         self.slots = slots
         self.rank = rank
         self.targets = tuple(targets)
-        self.layers = _install(model, self.routing, self.targets, slots, rank)
-        self.slot_bytes = sum(layer.a[0].nbytes + layer.b[0].nbytes for layer in self.layers.values())
+        self.slot_bytes = slot_bytes(model, self.targets, rank)
         """What one slot takes, whatever is in it."""
+        self.layers = _install(model, self.routing, self.targets, slots, rank)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the slots are."""
+        device: torch.device = self._model.device
+        return device
 
     @torch.no_grad()
     def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
@@ -216,16 +229,17 @@ class PackedAdapters:
             raise AdapterInvalid(f"The adapter has weights for layers that are not packed here: {unknown[:3]}.")
         for name, (a, b) in weights.items():
             layer = self.layers[name]
-            rank = a.shape[0]
-            if rank > self.rank or a.shape[1] != layer.a.shape[2] or b.shape != (layer.b.shape[1], rank):
-                self.clear(slot)
+            if a.shape[0] > self.rank or a.shape[1] != layer.a.shape[2] or b.shape != (layer.b.shape[1], a.shape[0]):
                 raise AdapterInvalid(
                     f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit rank {self.rank}."
                 )
-            layer.a[slot, :rank] = a.to(layer.a)
-            layer.b[slot, :, :rank] = b.to(layer.b)
-            layer.scale[slot] = scale
-            layer.ranks[slot] = rank
+        with slot_copies(self.device):
+            for name, (a, b) in weights.items():
+                layer, rank = self.layers[name], a.shape[0]
+                layer.a[slot, :rank].copy_(a, non_blocking=True)
+                layer.b[slot, :, :rank].copy_(b, non_blocking=True)
+                layer.scale[slot] = scale
+                layer.ranks[slot] = rank
 
     @torch.no_grad()
     def read(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -247,11 +261,12 @@ class PackedAdapters:
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:
-        for layer in self.layers.values():
-            layer.a[slot].zero_()
-            layer.b[slot].zero_()
-            layer.scale[slot].zero_()
-            layer.ranks[slot] = 0
+        with slot_copies(self.device):
+            for layer in self.layers.values():
+                layer.a[slot].zero_()
+                layer.b[slot].zero_()
+                layer.scale[slot].zero_()
+                layer.ranks[slot] = 0
 
     def remove(self) -> None:
         """Takes the slots out of the model again; it is then as it was before."""
@@ -272,20 +287,34 @@ class PackedAdapters:
             routing.blocks, routing.training_scale = before
 
 
+def slot_bytes(model: nn.Module, targets: Sequence[str], rank: int) -> int:
+    """What one slot of that rank takes in the packed tensors of `model`."""
+    return sum(
+        (layer.in_features + layer.out_features) * rank * layer.weight.element_size()
+        for layer in _targeted(model, targets).values()
+    )
+
+
 def _install(
     model: nn.Module, routing: Routing, targets: Sequence[str], slots: int, rank: int
 ) -> dict[str, PackedLinear]:
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets
-    ]
-    if not names:
-        raise AdapterInvalid(f"The base model has no linear layers named {', '.join(targets)}.")
+    found = _targeted(model, targets)
     layers: dict[str, PackedLinear] = {}
-    for name in names:
+    for name, layer in found.items():
         parent_name, _, leaf = name.rpartition(".")
         parent: Any = model.get_submodule(parent_name)
-        layers[name] = PackedLinear(getattr(parent, leaf), routing, slots, rank)
+        layers[name] = PackedLinear(layer, routing, slots, rank)
         setattr(parent, leaf, layers[name])
     return layers
+
+
+def _targeted(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
+    """The linear layers that are named so. Raises `AdapterInvalid` where there are none."""
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets
+    }
+    if not found:
+        raise AdapterInvalid(f"The base model has no linear layers named {', '.join(targets)}.")
+    return found

@@ -27,7 +27,7 @@ from core.errors import AdapterInvalid
 class LoadedAdapter:
     """An adapter in memory, ready for `PackedAdapters.write`: layer name to `(a [rank, in], b [out, rank])`."""
 
-    weights: dict[str, tuple[Tensor, Tensor]]
+    weights: Mapping[str, tuple[Tensor, Tensor]]
     scale: float
     rank: int
     targets: tuple[str, ...]

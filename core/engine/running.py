@@ -81,8 +81,8 @@ class RunningRows:
         """Every row with its next token, to be run in one pass exactly once."""
         if self._end == self._keys.shape[3]:
             self._move(len(self._rows), self._longest())
+        begin, self._end = self._end - self._longest(), self._end + 1
         lengths = torch.tensor([row.length for row in self._rows], device=self._model.device)
-        begin, self._end = self._end - int(lengths.max()), self._end + 1
         for row in self._rows:
             row.length += 1
         column = torch.arange(begin, self._end, device=self._model.device)

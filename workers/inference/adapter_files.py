@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from core.adapters.peft_format import LoadedAdapter, load_adapter
+from core.adapters.staging import staged
 from core.adapters.validation import validate_adapter
 from core.errors import AdapterInvalid, LatentBankError, StorageError, WrongBase
 from core.logs import get_logger
@@ -22,7 +26,10 @@ log = get_logger(__name__)
 
 
 class AdapterFiles:
-    """What this worker reads of adapters. `layers` is layer name to `(in, out)`, `rank` the highest that fits here."""
+    """What this worker reads of adapters. `layers` is layer name to `(in, out)`, `rank` the highest that fits here.
+
+    `device` is the slots': what is read waits in RAM where it can be copied there at once.
+    """
 
     def __init__(
         self,
@@ -32,12 +39,14 @@ class AdapterFiles:
         base_digest: str,
         layers: Mapping[str, tuple[int, int]],
         rank: int,
+        device: torch.device,
     ) -> None:
         self._node_cache = node_cache
         self._metrics = metrics
         self._base_digest = base_digest
         self._layers = layers
         self._rank = rank
+        self._device = device
 
     def source(self, digest: str) -> Source:
         """Where the files would come from now."""
@@ -70,7 +79,8 @@ class AdapterFiles:
             config = validate_adapter(directory, expected_layers=layers)
             if config.rank > self._rank:
                 raise AdapterInvalid(f"The adapter's rank is {config.rank}; the slots here take {self._rank}.")
-            return load_adapter(directory)
+            loaded = load_adapter(directory)
+        return replace(loaded, weights=staged(loaded.weights, self._device))
 
     def forget(self, digest: str) -> None:
         """Removes the files from the node."""

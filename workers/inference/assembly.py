@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from core.adapters.packed import PackedAdapters
+from core.adapters.packed import PackedAdapters, slot_bytes
 from core.base_model.loading import load_base
 from core.base_model.prepare import ensure_prepared
 from core.engine.prefix_cache import PrefixCache
+from core.errors import SetupError
 from core.logs import get_logger
 from core.metrics import InferenceMetrics
 from core.retrieval.encoder import Encoder
@@ -29,7 +30,9 @@ def open_service(settings: Settings, database: Database, metrics: InferenceMetri
     if serving.threads:
         torch.set_num_threads(serving.threads)
     base = load_base(ensure_prepared(settings.base_model, settings.base_dir))
-    packed = PackedAdapters(base.model, settings.recipe.targets, serving.slots, serving.max_rank)
+    targets = settings.recipe.targets
+    slots = slots_of(serving, slot_bytes(base.model, targets, serving.max_rank))
+    packed = PackedAdapters(base.model, targets, slots, serving.max_rank)
     encoder = Encoder(settings.encoder)
     store = open_store(settings)
     residency = Residency(
@@ -44,6 +47,21 @@ def open_service(settings: Settings, database: Database, metrics: InferenceMetri
     prefix_cache = PrefixCache(base.description.digest, serving.prefix_cache_bytes, serving.block_tokens)
     _tell_budgets(packed, serving, metrics)
     return Service(base, packed, banks, residency, encoder, prefix_cache, serving, metrics)
+
+
+def slots_of(serving: ServingSettings, one: int) -> int:
+    """How many slots there are, the base's among them, each of which takes `one` bytes.
+
+    Raises `SetupError` where the budget has no room for any adapter.
+    """
+    if serving.slots_bytes is None:
+        return serving.slots
+    slots = serving.slots_bytes // one
+    if slots < 2:
+        raise SetupError(
+            f"LATENTBANK_SERVING__SLOTS_BYTES is {serving.slots_bytes}; the base's slot and one more take {2 * one}."
+        )
+    return slots
 
 
 def _tell_budgets(packed: PackedAdapters, serving: ServingSettings, metrics: InferenceMetrics) -> None:

@@ -70,7 +70,9 @@ class Residency:
     ) -> None:
         layers = {name: (layer.a.shape[2], layer.b.shape[1]) for name, layer in packed.layers.items()}
         self._packed = packed
-        self._files = AdapterFiles(node_cache, metrics, base_digest=base_digest, layers=layers, rank=packed.rank)
+        self._files = AdapterFiles(
+            node_cache, metrics, base_digest=base_digest, layers=layers, rank=packed.rank, device=packed.device
+        )
         self._metrics = metrics
         self._clock = clock
         self._table = SlotTable(packed.slots)

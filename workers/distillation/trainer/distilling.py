@@ -176,7 +176,7 @@ class _Run:
             return None
         engine = self.warm.engine(self.request.recipe, self.at.config, self.at.ranks, len(self.request.memories))
         adapter = load_adapter(memory.start_from)
-        weights = adapter.weights
+        weights = dict(adapter.weights)
         if adapter.scale != self.request.recipe.alpha / self.request.recipe.rank or not engine.takes(weights):
             self._tell(memory, "self_study", 0.0, "the earlier adapter has another shape; starting afresh")
             return None
