@@ -152,7 +152,7 @@ class InferenceMetrics:
         )
         self.lora_requests_info = Gauge(
             "vllm:lora_requests_info",
-            "Unix time of the last change; slots, and the numbers of adapters running and waiting, as labels.",
+            "Unix time of the scrape; slots, and adapters running and waiting under passing names, as labels.",
             ["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
             registry=registry,
         )

@@ -103,6 +103,12 @@ class Residency:
         with self._lock:
             return self._table.in_use
 
+    @property
+    def leased(self) -> frozenset[str]:
+        """Digests that requests hold in slots now."""
+        with self._lock:
+            return frozenset(digest for digest in self._table.digests if self._table.references(digest) > 0)
+
     def slot_of(self, digest: str) -> int | None:
         with self._lock:
             return self._table.slot_of(digest)

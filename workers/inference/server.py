@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Lock
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request
@@ -67,11 +68,15 @@ def _add_operations(app: FastAPI, worker: Worker) -> None:
         service, _ = worker.ready()
         return {"status": "ready", "model": service.base.description.name, "digest": service.base.description.digest}
 
+    # One scrape at a time, so that none meets the moment in which another's series is being replaced.
+    scraping = Lock()
+
     @app.get("/metrics")
     def metrics() -> Response:
-        if worker.service is not None and worker.engine is not None:
-            worker.service.show_load(worker.engine.waiting)
-        return Response(generate_latest(worker.registry), media_type=CONTENT_TYPE_LATEST)
+        with scraping:
+            if worker.service is not None and worker.engine is not None:
+                worker.service.show_load(worker.engine.waiting_for)
+            return Response(generate_latest(worker.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _from_gateway(request: Request, x_latentbank_internal: Annotated[str, Header()] = "") -> None:
@@ -132,7 +137,7 @@ async def _answer(
     with bind(request_id=request_id, tenant_id=question.tenant_id):
         admitted = await asyncio.to_thread(service.admit, question)
     exchange = Exchange(engine, question.tenant_id, request_id)
-    exchange.submit(service.answer(admitted))
+    exchange.submit(service.answer(admitted), admitted.digests)
     headers = {"X-Request-Id": request_id}
     try:
         started = await exchange.start(request)
