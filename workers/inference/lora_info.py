@@ -1,9 +1,9 @@
 """The labels of `vllm:lora_requests_info`, in the form that vLLM's readers take apart. Pure.
 
 vLLM joins adapter names with commas and sets the series to the time; llm-d and the Gateway API inference extension
-take the series with the greatest value, split it at the commas and count (`pkg/epp/backend/metrics` there). Names of ours
-would be memory ids, which belong in no label, and every set of them a series of its own. So adapters are numbered anew
-for each scrape: the counts are right, and with n slots there are at most (n + 1)² series, whoever asks for what.
+take the series with the greatest value, split it at the commas and count (`pkg/epp/backend/metrics` there). Names of
+ours would be memory ids, which belong in no label, and every set of them a series of its own. So adapters are numbered
+anew for each scrape: the counts are right, and with n slots there are at most (n + 1)² series, whoever asks for what.
 """
 
 from __future__ import annotations

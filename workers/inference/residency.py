@@ -172,7 +172,7 @@ class Residency:
     def give_back(self, digest: str) -> None:
         """One reference less, by `Lease` only."""
         with self._lock:
-            self._clear(self._table.give_back(digest))
+            self._clear(self._table.give_back(digest), "given_back")
             self._show()
 
     def pin(self, digest: str) -> None:
@@ -184,11 +184,26 @@ class Residency:
             if len({*self._pinned, digest}) >= self.capacity:
                 raise Conflict(f"Of {self.capacity} slots {len(self._pinned)} are pinned; one has to stay free.")
             self._pinned.add(digest)
+            self._table.keep(digest)
 
     def unpin(self, digest: str) -> None:
         """Nothing happens where it is not pinned."""
         with self._lock:
             self._pinned.discard(digest)
+
+    def holds(self, digest: str) -> bool:
+        """Whether the adapter is in a slot or in RAM, or on its way there."""
+        with self._lock:
+            return digest in self._loading or digest in self._ram or self._table.slot_of(digest) is not None
+
+    def unload(self, digest: str) -> None:
+        """Unpins the adapter and takes it out of RAM and its slot; of one in use when the last request gives it back.
+
+        Its files stay on the node, and a question may bring it back.
+        """
+        with self._lock:
+            self._let_go(digest, "unloaded")
+            self._show()
 
     def forget(self, digest: str) -> None:
         """What is deleted goes from every tier; from a slot in use as soon as it is given back."""
@@ -212,6 +227,10 @@ class Residency:
             slot = tuple(reversed(self._table.digests))[:most]
             ram = tuple(reversed(self._ram.digests))[:most]
         return slot, ram, self._files.last_used(most)
+
+    def on_disk(self) -> tuple[str, ...]:
+        """Digests of all adapters in the node's cache, whichever process brought them."""
+        return self._files.digests()
 
     def show_node_cache(self) -> None:
         """Sets the gauges of the tier that other processes change too."""
@@ -263,19 +282,19 @@ class Residency:
         for digest in slots:
             self._table.give_back(digest)
         for digest in missing:
-            self._clear(self._table.drop(digest))
+            self._clear(self._table.drop(digest), "invalid")
 
-    def _let_go(self, digest: str) -> None:
+    def _let_go(self, digest: str, reason: str = "deleted") -> None:
         self._pinned.discard(digest)
         self._failed.pop(digest, None)
-        self._clear(self._table.drop(digest))
+        self._clear(self._table.drop(digest), reason)
         if self._ram.drop(digest):
-            self._metrics.adapter_evictions.labels("ram", "deleted").inc()
+            self._metrics.adapter_evictions.labels("ram", reason).inc()
 
-    def _clear(self, slot: int | None) -> None:
+    def _clear(self, slot: int | None, reason: str) -> None:
         if slot is not None:
             self._packed.clear(slot)
-            self._metrics.adapter_evictions.labels("slot", "deleted").inc()
+            self._metrics.adapter_evictions.labels("slot", reason).inc()
 
     def _show(self) -> None:
         held = len(self._table.digests)

@@ -141,7 +141,7 @@ class Engine:
         return ticket
 
     def turn(self) -> bool:
-        """Ends who waited in vain, admits who can be, lets each go on, and runs one pass for all; whether there was one.
+        """Ends who waited in vain, admits who can be, lets all go on, and runs one pass for them; false without one.
 
         For the engine's own thread, and for those who want to take its turns themselves instead of starting it.
         """

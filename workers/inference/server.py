@@ -22,6 +22,7 @@ from core.logs import bind
 from core.residency import RESIDENCY_PATH, ResidencyReport
 from workers.inference.errors import error_body, install_errors
 from workers.inference.exchange import Exchange
+from workers.inference.pins import Pins
 from workers.inference.question import Delta, Finished, Question, Started
 from workers.inference.scheduler import Engine
 from workers.inference.schemas import ChatRequest, CompletionRequest
@@ -31,12 +32,13 @@ from workers.inference.shapes import AnswerShape, model_card, server_sent
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """What the routes use. `service` and `engine` appear when the base is loaded; until then it is not ready."""
+    """What the routes use. Service, engine and pins appear when the base is loaded; until then it is not ready."""
 
     registry: CollectorRegistry
     internal_token: SecretStr
     service: Service | None = None
     engine: Engine | None = None
+    pins: Pins | None = None
 
     def ready(self) -> tuple[Service, Engine]:
         """Raises `Unavailable` while the base loads, or where the engine has ended."""

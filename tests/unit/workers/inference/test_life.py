@@ -29,7 +29,8 @@ def live(database: Database, refresh: Callable[[], None], seconds: float, data_d
     worker = Worker(registry, SecretStr("token"))
     description = SimpleNamespace(digest="sha256:0", name="tiny")
     parts: Any = SimpleNamespace(
-        base=SimpleNamespace(description=description), banks=SimpleNamespace(refresh_known=refresh)
+        base=SimpleNamespace(description=description),
+        banks=SimpleNamespace(refresh_known=refresh),
     )
     engine: Any = SimpleNamespace(alive=True, stop=lambda: None)
 
