@@ -20,6 +20,7 @@ from core.errors import LatentBankError, Unauthenticated, Unavailable
 from core.ids import is_id, new_id
 from core.logs import bind
 from core.residency import RESIDENCY_PATH, ResidencyReport
+from workers.inference.bank import Member
 from workers.inference.errors import error_body, install_errors
 from workers.inference.exchange import Exchange
 from workers.inference.pins import Pins
@@ -114,21 +115,32 @@ def _add_openai(app: FastAPI, worker: Worker) -> None:
         service, _ = worker.ready()
         base = service.base.description
         cards = [model_card(base.name, 0, root=base.digest, parent=None)]
-        for member in service.models(tenant_id):
-            entry = member.entry
-            created = int(datetime.fromisoformat(member.manifest.created_at).timestamp())
-            cards.append(model_card(entry.memory_id, created, root=member.digest, parent=base.name, title=entry.title))
+        cards += [_memory_card(member, base.name) for member in service.models(tenant_id)]
         return {"object": "list", "data": cards}
+
+    @app.get("/v1/models/{name:path}")
+    def model(name: str, tenant_id: Tenant) -> dict[str, Any]:
+        service, _ = worker.ready()
+        base = service.base.description
+        if name == base.name:
+            return model_card(base.name, 0, root=base.digest, parent=None)
+        return _memory_card(service.model(tenant_id, name), base.name)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request, tenant_id: Tenant) -> Response:
         shape = AnswerShape("chat", body.model)
-        return await _answer(worker, request, body.question(tenant_id), shape, body.stream, body.wants_usage)
+        return await _answer(worker, request, body.question(tenant_id), shape, bool(body.stream), body.wants_usage)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request, tenant_id: Tenant) -> Response:
         shape = AnswerShape("text", body.model)
-        return await _answer(worker, request, body.question(tenant_id), shape, body.stream, body.wants_usage)
+        return await _answer(worker, request, body.question(tenant_id), shape, bool(body.stream), body.wants_usage)
+
+
+def _memory_card(member: Member, base_name: str) -> dict[str, Any]:
+    entry = member.entry
+    created = int(datetime.fromisoformat(member.manifest.created_at).timestamp())
+    return model_card(entry.memory_id, created, root=member.digest, parent=base_name, title=entry.title)
 
 
 async def _answer(

@@ -136,6 +136,14 @@ class Service:
         """The tenant's memories that can be asked by id."""
         return list(self.banks.current(tenant_id).members.values())
 
+    def model(self, tenant_id: str, memory_id: str) -> Member:
+        """One of them. Raises `NotFound` for what is no memory of the tenant's, and as `Banks.require`."""
+        if not is_id("mem", memory_id):
+            raise _no_model(memory_id)
+        bank = self.banks.current(tenant_id)
+        self.banks.require(bank, [memory_id])
+        return bank.members[memory_id]
+
     def report(self, running: int, waiting: int) -> ResidencyReport:
         """For the gateway, which prefers a worker that holds the bank; `running` and `waiting` are the engine's."""
         slot, ram, node_cache = self.residency.last_used(MOST_DIGESTS)
@@ -154,7 +162,7 @@ class Service:
         if question.model == self.base.description.name:
             return question.scope
         if not is_id("mem", question.model):
-            raise NotFound(f"The model '{question.model}' does not exist.", param="model")
+            raise _no_model(question.model)
         mode: Mode = "off" if question.scope.mode == "off" else "force"
         return replace(question.scope, ids=(question.model,), collection=None, mode=mode)
 
@@ -307,3 +315,7 @@ class Service:
 def _mix(decision: Decision, lease: Lease) -> dict[int, float]:
     """The slots of the memories that answer, and how strongly each speaks; none for the base."""
     return {lease.slot(one.digest): weight for one, weight in zip(decision.active, decision.weights, strict=True)}
+
+
+def _no_model(name: str) -> NotFound:
+    return NotFound(f"The model '{name}' does not exist.", param="model")
