@@ -95,7 +95,7 @@ class Life:
         self._worker.engine, self._worker.service = engine, service
         log.info("ready", model=service.base.description.name, digest=service.base.description.digest)
 
-    def _try(self, duty: Callable[[], None]) -> None:
+    def _try(self, duty: Callable[[], object]) -> None:
         try:
             duty()
         except (SQLAlchemyError, LatentBankError) as problem:
@@ -115,13 +115,16 @@ class Life:
                 workers.announce(connection, self.id, "inference", self._url(), self._info(), ttl)
 
     def _follow(self) -> None:
-        """Follows the truth of memories that are pinned, of banks that are held, of what is on the node's disk."""
+        """Follows the truth of memories that are pinned, of banks that are held, of what is on the node's disk.
+
+        Each by itself: what is deleted has to go, whatever is wrong with a memory that is pinned.
+        """
         if self._worker.pins is not None:
-            self._worker.pins.follow()
+            self._try(self._worker.pins.follow)
         if self._worker.service is not None:
-            self._worker.service.banks.refresh_known()
+            self._try(self._worker.service.banks.refresh_known)
         if self._sweep is not None:
-            self._sweep.sweep()
+            self._try(self._sweep.sweep)
 
     def _leave(self) -> None:
         if self._worker.engine is not None:

@@ -12,6 +12,9 @@ from fastapi import FastAPI
 
 from core.errors import SetupError
 
+GRACE_SECONDS = 5
+"""How long requests may take to end when the block does."""
+
 
 class _Beside(uvicorn.Server):
     """Leaves the signals to the server beside which it runs."""
@@ -33,7 +36,15 @@ def bind(host: str, port: int) -> socket.socket:
 @asynccontextmanager
 async def listening(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
     """`app` answers on `listener`, which is closed at the end."""
-    server = _Beside(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Beside(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield

@@ -44,10 +44,10 @@ def serve(settings: Settings) -> int:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     metrics = InferenceMetrics(registry)
-    database = Database(settings.resolved_database_url)
-    database.migrate()
     worker = Worker(registry, settings.internal_token)
     admin = _admin(worker, settings)
+    database = Database(settings.resolved_database_url)
+    database.migrate()
     failed: list[bool] = []
 
     def fail() -> None:

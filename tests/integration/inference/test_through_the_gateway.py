@@ -66,7 +66,7 @@ def service(
             LATENTBANK_SERVING__MAX_RUNNING="2",
             LATENTBANK_SERVING__MAX_WAITING="1",
         )
-        running.callback(stop_worker, worker)
+        running.callback(lambda: _ends_in_order(worker))
         settings = Settings(
             _env_file=None,
             data_dir=tiny_base.path.parent.parent,
@@ -262,6 +262,10 @@ def test_an_operator_keeps_a_memory_loaded_by_its_id(service: Service) -> None:
 def _report(service: Service, tenant_id: str) -> dict[str, Any]:
     with service.worker.http(tenant_id) as http:
         return dict(http.get("/v1/internal/residency").raise_for_status().json())
+
+
+def _ends_in_order(worker: RunningWorker) -> None:
+    assert stop_worker(worker) == 0, worker.log.read_text()[-2000:]
 
 
 def _until(happened: Callable[[], bool], seconds: float = 60.0) -> None:

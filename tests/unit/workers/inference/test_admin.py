@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -8,12 +9,17 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from core.errors import SetupError
 from core.ids import new_id
+from core.settings import ServingSettings, Settings
 from core.truth.database import Database
 from core.truth.records import BankEntry
+from tests.fixtures.ports import free_port
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.admin import MOST_BODY_BYTES, create_admin_app
+from workers.inference.listener import bind
 from workers.inference.pins import Pins
+from workers.inference.process import serve
 from workers.inference.server import Worker
 
 KEY = "admin-key-of-the-test"
@@ -222,3 +228,20 @@ def test_loading_again_what_is_still_in_use_after_unloading_keeps_it(
 def test_a_worker_whose_base_still_loads_is_a_503(stand: Stand) -> None:
     loading = create_admin_app(Worker(stand.registry, SecretStr("internal")), SecretStr(KEY))
     assert load(TestClient(loading, headers=HEADERS), new_id("mem")).status_code == 503
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_without_an_admin_key_there_is_no_port(tmp_path: Path, key: str | None) -> None:
+    with pytest.raises(SetupError, match="LATENTBANK_ADMIN_KEY"):
+        serve(settings_of(tmp_path, free_port(), key))
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0) as other, pytest.raises(SetupError, match="Nothing can listen"):
+        serve(settings_of(tmp_path, other.getsockname()[1], KEY))
+    assert not list(tmp_path.iterdir())
+
+
+def settings_of(directory: Path, port: int, key: str | None) -> Settings:
+    serving = ServingSettings(admin_port=port)
+    return Settings(_env_file=None, data_dir=directory, internal_token="internal", admin_key=key, serving=serving)
