@@ -225,3 +225,10 @@ class SetupError(LatentBankError):
     """The machine or the settings lack something; run 'latentbank doctor'."""
 
     code = "setup_error"
+
+
+def message_of(code: str, tree: type[LatentBankError] = LatentBankError) -> str | None:
+    """What the error with that code says where nothing better is known; `None` for a code that is not in the tree."""
+    if tree.code == code:
+        return (tree.__doc__ or "").strip()
+    return next((found for child in tree.__subclasses__() if (found := message_of(code, child))), None)

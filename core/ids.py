@@ -9,7 +9,7 @@ from typing import Literal
 
 Kind = Literal["tenant", "mem", "job", "worker", "req", "run"]
 
-_PATTERN = re.compile(r"^[a-z]+_[a-z2-7]{26}$")
+_PATTERN = re.compile(r"[a-z]+_[a-z2-7]{26}")
 
 
 def new_id(kind: Kind) -> str:
@@ -19,4 +19,4 @@ def new_id(kind: Kind) -> str:
 
 
 def is_id(kind: Kind, text: str) -> bool:
-    return text.startswith(f"{kind}_") and _PATTERN.match(text) is not None
+    return text.startswith(f"{kind}_") and _PATTERN.fullmatch(text) is not None

@@ -47,6 +47,30 @@ class GatewayMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.attempts = Counter(
+            "latentbank_gateway_attempts_total",
+            "Requests sent to an inference worker: answered, or tried elsewhere because it was busy or unreachable.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.routed = Counter(
+            "latentbank_gateway_routed_total",
+            "Requests answered, by whether the worker held the bank, others did (spilled), or nobody (hashed).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.unrouted = Counter(
+            "latentbank_gateway_unrouted_total",
+            "Requests that no worker answered: none was there (no_worker), reachable (no_answer), or free (all_busy).",
+            ["reason"],
+            registry=registry,
+        )
+        self.residency_polls = Counter(
+            "latentbank_gateway_residency_polls_total",
+            "Questions to workers about what they hold: reported, not_ready, refused, malformed, or unreachable.",
+            ["outcome"],
+            registry=registry,
+        )
 
 
 class OrchestratorMetrics:
@@ -152,7 +176,7 @@ class InferenceMetrics:
         )
         self.lora_requests_info = Gauge(
             "vllm:lora_requests_info",
-            "Unix time of the last change; slots, and the numbers of adapters running and waiting, as labels.",
+            "Unix time of the scrape; slots, and adapters running and waiting under passing names, as labels.",
             ["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
             registry=registry,
         )

@@ -133,6 +133,9 @@ class ServingSettings(BaseModel):
     """Places for adapters in the packed tensors; one is the base's, and takes as much as the others."""
     slots_bytes: int | None = Field(None, ge=0)
     """Instead of their number, what all slots may take."""
+    admin_host: str = "127.0.0.1"
+    admin_port: int | None = None
+    """Where the operator loads and unloads memories with the admin key; empty: nowhere."""
     max_rank: int = 16
     top_k: int = 3
     block_tokens: int = 32
@@ -144,6 +147,8 @@ class ServingSettings(BaseModel):
     """How long a question waits for its candidates' adapters; it is then answered without those that are late."""
     node_cache_dir: Path | None = None
     node_cache_bytes: int = Field(4 * 1024**3, ge=0)
+    node_sweep_seconds: float = Field(30.0, ge=0)
+    """How often a worker asks the truth which adapters on its node no memory names any more, and removes them."""
     max_active: int = Field(1, ge=1, le=3)
     """How many memories may answer together where a request does not say."""
     false_activation: float = Field(0.05, gt=0, lt=1)
@@ -166,6 +171,8 @@ class GatewaySettings(BaseModel):
     event_poll_seconds: float = 0.5
     residency_poll_seconds: float = Field(5.0, gt=0)
     """How often each inference worker is asked what it holds; longer where there are very many."""
+    worker_list_seconds: float = Field(1.0, ge=0)
+    """How long a list of the announced workers is used; one of them that does not answer ends it earlier."""
 
 
 class OrchestratorSettings(BaseModel):

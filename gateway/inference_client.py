@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -24,9 +24,10 @@ from starlette.types import Receive, Scope, Send
 
 from core.errors import Unavailable
 from core.logs import get_logger
+from core.metrics import GatewayMetrics
 from core.truth.database import Database
 from core.truth.records import Tenant, WorkerRecord
-from core.truth.workers import alive
+from gateway.announced import Announced
 from gateway.banks import Banks
 from gateway.errors import error_body, error_response
 from gateway.fleet import Fleet
@@ -53,11 +54,20 @@ def open_http() -> httpx.AsyncClient:
 class InferenceClient:
     """Chooses workers by `placement.preferred` and counts what each has under way from here."""
 
-    def __init__(self, http: httpx.AsyncClient, database: Database, internal_token: str | None, fleet: Fleet) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        database: Database,
+        internal_token: str | None,
+        announced: Announced,
+        fleet: Fleet,
+        metrics: GatewayMetrics,
+    ) -> None:
         self._http = http
-        self._database = database
         self._token = internal_token
+        self._announced = announced
         self._fleet = fleet
+        self._metrics = metrics
         self._banks = Banks(database)
         self._in_flight: Counter[str] = Counter()
 
@@ -70,17 +80,17 @@ class InferenceClient:
         """
         workers, bank = await run_in_threadpool(self._look_up, tenant)
         if not workers:
+            self._metrics.unrouted.labels("no_worker").inc()
             raise Unavailable("No inference worker is there right now; try again.")
         known = self._fleet.known(bank, time.monotonic())
         best = islice(preferred(tenant.id, workers, self._in_flight, known), MAX_WORKERS_TRIED)
         headers = self._headers(request, tenant)
-        return await _unless_gone(request, self._first_answer(best, request.method, path, headers, body))
+        answering = self._first_answer(best, known.coverage, request.method, path, headers, body)
+        return await _unless_gone(request, answering)
 
-    def _look_up(self, tenant: Tenant) -> tuple[dict[str, WorkerRecord], Keys]:
+    def _look_up(self, tenant: Tenant) -> tuple[Mapping[str, WorkerRecord], Keys]:
         """The workers that are announced, by id, and the tenant's bank."""
-        with self._database.read() as connection:
-            workers = alive(connection, "inference")
-        return {worker.id: worker for worker in workers}, self._banks.keys(tenant)
+        return self._announced.workers(), self._banks.keys(tenant)
 
     def _headers(self, request: Request, tenant: Tenant) -> dict[str, str]:
         headers = {
@@ -93,8 +103,15 @@ class InferenceClient:
         return {**headers, INTERNAL_HEADER: self._token} if self._token else headers
 
     async def _first_answer(
-        self, workers: Iterable[WorkerRecord], method: str, path: str, headers: dict[str, str], body: bytes | None
+        self,
+        workers: Iterable[WorkerRecord],
+        coverage: Mapping[str, float],
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | None,
     ) -> Response:
+        attempts = self._metrics.attempts
         busy: Response | None = None
         for worker in workers:
             upstream = self._http.build_request(method, worker.url.rstrip("/") + path, headers=headers, content=body)
@@ -103,10 +120,16 @@ class InferenceClient:
             except httpx.TransportError as problem:
                 _log.warning("inference worker did not answer", worker_id=worker.id, reason=repr(problem))
                 self._fleet.lose(worker.id)
+                self._announced.doubt()
+                attempts.labels("unreachable").inc()
                 continue
             if answer.status_code not in (429, 503):
+                attempts.labels("answered").inc()
+                self._metrics.routed.labels(_why(worker.id, coverage)).inc()
                 return answer
+            attempts.labels("busy").inc()
             busy = answer
+        self._metrics.unrouted.labels("no_answer" if busy is None else "all_busy").inc()
         if busy is None:
             raise Unavailable("No inference worker answered; try again.")
         busy.headers.setdefault("Retry-After", "5")
@@ -169,6 +192,13 @@ async def whole_events(upstream: httpx.Response) -> AsyncIterator[bytes]:
         return
     if tail:
         yield tail
+
+
+def _why(worker_id: str, coverage: Mapping[str, float]) -> str:
+    """Why this worker: it holds the bank, or others do and could not, or nobody does."""
+    if worker_id in coverage:
+        return "held"
+    return "spilled" if coverage else "hashed"
 
 
 def _whole(upstream: httpx.Response, worker: WorkerRecord) -> Response:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from core.logs import get_logger
+from core.metrics import GatewayMetrics
 from core.residency import RESIDENCY_PATH, ResidencyReport
 from core.truth.database import Database
 from core.truth.records import WorkerRecord
@@ -35,11 +36,19 @@ _log = get_logger(__name__)
 class ResidencyPoll:
     """Each worker is asked in a task of its own, so that one that is slow or gone holds up no other."""
 
-    def __init__(self, database: Database, fleet: Fleet, internal_token: str | None, seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fleet: Fleet,
+        internal_token: str | None,
+        seconds: float,
+        metrics: GatewayMetrics,
+    ) -> None:
         self._database = database
         self._fleet = fleet
         self._headers = {INTERNAL_HEADER: internal_token} if internal_token else {}
         self._seconds = seconds
+        self._polls = metrics.residency_polls
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
 
@@ -90,14 +99,18 @@ class ResidencyPoll:
             answer = await http.get(worker.url.rstrip("/") + RESIDENCY_PATH, headers=self._headers)
         except httpx.TransportError as problem:
             _log.debug("inference worker did not report", worker_id=worker.id, reason=repr(problem))
+            self._polls.labels("unreachable").inc()
             self._fleet.lose(worker.id)
             return
         self._fleet.reach(worker.id)
         if answer.status_code != 200:
+            self._polls.labels("not_ready" if answer.status_code == 503 else "refused").inc()
             return
         try:
             self._fleet.hear(worker.id, _REPORTS.validate_json(answer.content), time.monotonic())
+            self._polls.labels("reported").inc()
         except ValueError as problem:
+            self._polls.labels("malformed").inc()
             _log.warning("inference worker reported in no known shape", worker_id=worker.id, problem=repr(problem))
 
 

@@ -117,7 +117,7 @@ class Question(BaseModel):
 
     model: str
     """The base model's name (the gate chooses a memory, or none), or a memory's id (that memory, no gate)."""
-    stream: bool = False
+    stream: bool | None = False
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)

@@ -16,6 +16,7 @@ from core.settings import Settings
 from core.storage.object_store import ObjectStore
 from core.storage.opening import open_store
 from core.truth.database import Database
+from gateway.announced import Announced
 from gateway.base_model import BasePreparation
 from gateway.fleet import Fleet
 from gateway.inference_client import InferenceClient, open_http
@@ -49,16 +50,18 @@ def open_services(settings: Settings) -> Services:
     token = settings.internal_token.get_secret_value() if settings.internal_token else None
     poll_seconds = settings.gateway.residency_poll_seconds
     fleet = Fleet(max_age=MISSED_POLLS * poll_seconds)
+    announced = Announced(database, settings.gateway.worker_list_seconds)
+    metrics = GatewayMetrics(registry)
     return Services(
         settings=settings,
         database=database,
         store=open_store(settings),
         base=base,
-        inference=InferenceClient(http, database, token, fleet),
-        residency=ResidencyPoll(database, fleet, token, poll_seconds),
+        inference=InferenceClient(http, database, token, announced, fleet, metrics),
+        residency=ResidencyPoll(database, fleet, token, poll_seconds, metrics),
         http=http,
         registry=registry,
-        metrics=GatewayMetrics(registry),
+        metrics=metrics,
         stopping=Event(),
     )
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from core.cli.client import Api, Json, open_api
 from core.cli.output import console, print_json
-from core.errors import InvalidRequest, Unavailable
+from core.errors import InvalidRequest, Unavailable, message_of
 from core.settings import Settings
 
 
@@ -38,7 +38,10 @@ def ask(
         return
     out = console()
     out.print(text_of(answer), markup=False)
-    out.print(f"[dim]{escape(_source(answer.get('memory') or {}))}[/]")
+    memory_report = answer.get("memory") or {}
+    out.print(f"[dim]{escape(_source(memory_report))}[/]")
+    for line in _unavailable(memory_report):
+        out.print(f"[yellow]{escape(line)}[/]")
 
 
 def base_name(api: Api) -> str:
@@ -58,10 +61,25 @@ def _source(memory: Json) -> str:
     if memory.get("served_by"):
         score = _score(memory.get("score"))
         return f"from the memory {memory.get('title') or ''} ({memory['served_by']}), gate {score}".replace("  ", " ")
-    if memory.get("candidates"):
-        best = max(memory["candidates"], key=lambda candidate: candidate.get("score") or 0.0)
+    judged = [candidate for candidate in memory.get("candidates") or [] if not candidate.get("unavailable")]
+    if judged:
+        best = max(judged, key=lambda candidate: candidate.get("score") or 0.0)
         return f"without memory: the gate abstained (best candidate {_score(best.get('score'))})"
     return "without memory"
+
+
+def _unavailable(memory: Json) -> list[str]:
+    """A line for each memory that could not be judged now, and why."""
+    absent = [candidate for candidate in memory.get("candidates") or [] if candidate.get("unavailable")]
+    return [
+        f"could not be asked: {one.get('title') or ''} ({one.get('memory_id')}): {_reason(str(one['unavailable']))}"
+        for one in absent
+    ]
+
+
+def _reason(code: str) -> str:
+    """An error's code in words, or as it is where a newer server has others."""
+    return message_of(code) or code
 
 
 def _score(score: float | None) -> str:

@@ -117,6 +117,11 @@ class NodeCache:
                         found.append((one.stat().st_mtime, one.name))
         return tuple(f"sha256:{name}" for _, name in heapq.nlargest(most, found))
 
+    def digests(self) -> tuple[str, ...]:
+        """Of all adapters on disk; no file of theirs is looked at."""
+        with os.scandir(self._directory) as directories:
+            return tuple(f"sha256:{one.name}" for one in directories if _HEX.fullmatch(one.name))
+
     def drop(self, digest: str) -> None:
         """Removes an adapter, after whoever is reading it; nothing happens where there is none."""
         name = _name_of(digest)

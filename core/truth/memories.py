@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, select, tuple_, update
@@ -129,6 +129,16 @@ def ready_digests(connection: Connection, tenant_id: str, most: int) -> list[str
         .limit(most)
     )
     return [row.adapter_digest for row in rows]
+
+
+def live_digests(connection: Connection, digests: Collection[str]) -> set[str]:
+    """Those of `digests` that are the current adapter of a memory, of any tenant, that is not deleted."""
+    rows = connection.execute(
+        select(memories.c.adapter_digest).where(
+            memories.c.adapter_digest.in_(sorted(digests)), memories.c.deleted_at.is_(None)
+        )
+    )
+    return {row.adapter_digest for row in rows}
 
 
 def bank_revision(connection: Connection, tenant_id: str) -> int:

@@ -91,6 +91,7 @@ memories = Table(
     Column("purged_at", Instant),
     Index(None, "tenant_id", "created_at", "id"),
     Index(None, "status", "purged_at"),
+    Index(None, "adapter_digest"),
 )
 
 jobs = Table(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from core.errors import NotFound
 from core.truth.records import Tenant
 from gateway.answers import Answer
 from gateway.auth import CurrentTenant
@@ -16,6 +18,8 @@ from gateway.services import Parts
 
 router = APIRouter(tags=["chat"])
 
+# What goes into a worker's address: no name in it starts with a dot, so none leads elsewhere.
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]*(/[A-Za-z0-9][A-Za-z0-9._@+:-]*)*")
 _ERRORS = errors(400, 401, 404, 409, 413, 429, 503)
 
 
@@ -69,6 +73,21 @@ async def completions(request: Request, parts: Parts, tenant: CurrentTenant) -> 
 async def models(request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
     """What `model` may be."""
     return await parts.inference.relay(request, tenant, "/v1/models")
+
+
+@router.get(
+    "/v1/models/{model:path}",
+    response_class=Response,
+    responses={
+        200: {"description": "OpenAI's model.", "content": {"application/json": {"schema": {"type": "object"}}}},
+        **errors(401, 404, 409, 503),
+    },
+)
+async def model(model: str, request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
+    """The base model, or a memory that is ready."""
+    if len(model) > 256 or not _MODEL.fullmatch(model):
+        raise NotFound("There is no such model.", param="model")
+    return await parts.inference.relay(request, tenant, f"/v1/models/{model}")
 
 
 async def _pass_on(request: Request, parts: Parts, tenant: Tenant, model: type[Question]) -> Response:

@@ -99,6 +99,13 @@ class AdapterFiles:
         """Digests in the node's cache, at most `most`, the last used first."""
         return self._node_cache.last_used(most)
 
+    def digests(self) -> tuple[str, ...]:
+        """Of all adapters in the node's cache. Raises `StorageError`."""
+        try:
+            return self._node_cache.digests()
+        except OSError as failure:
+            raise StorageError(f"The node's disk can't be used: {failure.strerror}.") from failure
+
     def show(self) -> None:
         """Sets the gauges of the tier that other processes change too."""
         entries = self._node_cache.entries()

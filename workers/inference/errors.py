@@ -47,8 +47,9 @@ async def _say_invalid(request: Request, problem: Exception) -> JSONResponse:
     assert isinstance(problem, RequestValidationError)
     first = problem.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = f"{where}: {first['msg']}" if where else str(first["msg"])
-    return await _say(request, InvalidRequest(message, param=where or None))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    param = where or first.get("ctx", {}).get("param")
+    return await _say(request, InvalidRequest(f"{where}: {message}" if where else message, param=param))
 
 
 async def _say_http(request: Request, problem: Exception) -> JSONResponse:

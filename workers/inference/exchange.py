@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -27,8 +27,9 @@ class Exchange:
         self._arrived: asyncio.Queue[Outcome] = asyncio.Queue()
         self._ticket: Ticket | None = None
 
-    def submit(self, work: Work) -> None:
-        self._ticket = self._engine.submit(self._tenant_id, work, self._deliver, self._request_id)
+    def submit(self, work: Work, adapters: Collection[str] = ()) -> None:
+        """`adapters` are the digests that `work` needs in slots to begin."""
+        self._ticket = self._engine.submit(self._tenant_id, work, self._deliver, self._request_id, adapters)
 
     def cancel(self) -> None:
         """Nobody waits any more; nothing happens where the answer is complete."""

@@ -20,6 +20,8 @@ from core.settings import Settings
 from core.truth import workers
 from core.truth.database import Database
 from workers.inference.assembly import open_service
+from workers.inference.node_sweep import NodeSweep
+from workers.inference.pins import Pins
 from workers.inference.scheduler import Engine
 from workers.inference.server import Worker
 
@@ -46,6 +48,7 @@ class Life:
         self._metrics = metrics
         self._fail = fail
         self.id = new_id("worker")
+        self._sweep: NodeSweep | None = None
         self._announcing = Lock()
         self._left = False
 
@@ -87,10 +90,12 @@ class Life:
         service = open_service(self._settings, self._database, self._metrics)
         engine = Engine(service.passer, self._metrics, self._settings.serving)
         engine.start()
+        self._sweep = NodeSweep(self._database, service.residency, self._settings.serving.node_sweep_seconds)
+        self._worker.pins = Pins(self._database, service.banks, service.residency)
         self._worker.engine, self._worker.service = engine, service
         log.info("ready", model=service.base.description.name, digest=service.base.description.digest)
 
-    def _try(self, duty: Callable[[], None]) -> None:
+    def _try(self, duty: Callable[[], object]) -> None:
         try:
             duty()
         except (SQLAlchemyError, LatentBankError) as problem:
@@ -110,9 +115,16 @@ class Life:
                 workers.announce(connection, self.id, "inference", self._url(), self._info(), ttl)
 
     def _follow(self) -> None:
-        """Follows the truth of the banks that the worker holds."""
+        """Follows the truth of memories that are pinned, of banks that are held, of what is on the node's disk.
+
+        Each by itself: what is deleted has to go, whatever is wrong with a memory that is pinned.
+        """
+        if self._worker.pins is not None:
+            self._try(self._worker.pins.follow)
         if self._worker.service is not None:
-            self._worker.service.banks.refresh_known()
+            self._try(self._worker.service.banks.refresh_known)
+        if self._sweep is not None:
+            self._try(self._sweep.sweep)
 
     def _leave(self) -> None:
         if self._worker.engine is not None:

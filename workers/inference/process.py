@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from core.errors import LatentBankError, SetupError
@@ -12,10 +16,14 @@ from core.logs import configure_logs, get_logger
 from core.metrics import InferenceMetrics
 from core.settings import Settings
 from core.truth.database import Database
+from workers.inference.admin import create_admin_app
 from workers.inference.life import Life
+from workers.inference.listener import bind, listening
 from workers.inference.server import Worker, create_app
 
 GRACE_SECONDS = 20
+
+Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def main() -> int:
@@ -36,9 +44,10 @@ def serve(settings: Settings) -> int:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     metrics = InferenceMetrics(registry)
+    worker = Worker(registry, settings.internal_token)
+    admin = _admin(worker, settings)
     database = Database(settings.resolved_database_url)
     database.migrate()
-    worker = Worker(registry, settings.internal_token)
     failed: list[bool] = []
 
     def fail() -> None:
@@ -47,7 +56,7 @@ def serve(settings: Settings) -> int:
 
     life = Life(worker, settings, database, metrics, fail)
     config = uvicorn.Config(
-        create_app(worker, life.around),
+        create_app(worker, _with_admin(life.around, admin)),
         host=settings.serving.host,
         port=settings.serving.port,
         log_config=None,
@@ -61,3 +70,26 @@ def serve(settings: Settings) -> int:
     server.run()
     database.dispose()
     return 1 if failed or not server.started else 0
+
+
+def _admin(worker: Worker, settings: Settings) -> tuple[FastAPI, socket.socket] | None:
+    """The operator's application and where it listens, if it shall."""
+    serving = settings.serving
+    if serving.admin_port is None:
+        return None
+    if settings.admin_key is None or not settings.admin_key.get_secret_value():
+        raise SetupError("LATENTBANK_SERVING__ADMIN_PORT is set, but no LATENTBANK_ADMIN_KEY that would guard it.")
+    return create_admin_app(worker, settings.admin_key), bind(serving.admin_host, serving.admin_port)
+
+
+def _with_admin(around: Around, admin: tuple[FastAPI, socket.socket] | None) -> Around:
+    """`around`, with the operator's port open while it lasts."""
+    if admin is None:
+        return around
+
+    @asynccontextmanager
+    async def both(app: FastAPI) -> AsyncIterator[None]:
+        async with around(app), listening(*admin):
+            yield
+
+    return both

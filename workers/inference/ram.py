@@ -20,6 +20,10 @@ class RamTier:
     def __len__(self) -> int:
         return len(self._adapters)
 
+    def __contains__(self, digest: str) -> bool:
+        """Does not count as use."""
+        return digest in self._adapters
+
     @property
     def digests(self) -> tuple[str, ...]:
         """What should go first comes first."""

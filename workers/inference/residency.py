@@ -105,6 +105,12 @@ class Residency:
         with self._lock:
             return self._table.in_use
 
+    @property
+    def leased(self) -> frozenset[str]:
+        """Digests that requests hold in slots now."""
+        with self._lock:
+            return frozenset(digest for digest in self._table.digests if self._table.references(digest) > 0)
+
     def slot_of(self, digest: str) -> int | None:
         with self._lock:
             return self._table.slot_of(digest)
@@ -168,7 +174,7 @@ class Residency:
     def give_back(self, digest: str) -> None:
         """One reference less, by `Lease` only."""
         with self._lock:
-            self._clear(self._table.give_back(digest))
+            self._clear(self._table.give_back(digest), "given_back")
             self._show()
 
     def pin(self, digest: str) -> None:
@@ -180,11 +186,26 @@ class Residency:
             if len({*self._pinned, digest}) >= self.capacity:
                 raise Conflict(f"Of {self.capacity} slots {len(self._pinned)} are pinned; one has to stay free.")
             self._pinned.add(digest)
+            self._table.keep(digest)
 
     def unpin(self, digest: str) -> None:
         """Nothing happens where it is not pinned."""
         with self._lock:
             self._pinned.discard(digest)
+
+    def holds(self, digest: str) -> bool:
+        """Whether the adapter is in a slot or in RAM, or on its way there."""
+        with self._lock:
+            return digest in self._loading or digest in self._ram or self._table.slot_of(digest) is not None
+
+    def unload(self, digest: str) -> None:
+        """Unpins the adapter and takes it out of RAM and its slot; of one in use when the last request gives it back.
+
+        Its files stay on the node, and a question may bring it back.
+        """
+        with self._lock:
+            self._let_go(digest, "unloaded")
+            self._show()
 
     def forget(self, digest: str) -> None:
         """What is deleted goes from every tier; from a slot in use as soon as it is given back."""
@@ -208,6 +229,10 @@ class Residency:
             slot = tuple(reversed(self._table.digests))[:most]
             ram = tuple(reversed(self._ram.digests))[:most]
         return slot, ram, self._files.last_used(most)
+
+    def on_disk(self) -> tuple[str, ...]:
+        """Digests of all adapters in the node's cache, whichever process brought them."""
+        return self._files.digests()
 
     def show_node_cache(self) -> None:
         """Sets the gauges of the tier that other processes change too."""
@@ -259,19 +284,19 @@ class Residency:
         for digest in slots:
             self._table.give_back(digest)
         for digest in missing:
-            self._clear(self._table.drop(digest))
+            self._clear(self._table.drop(digest), "invalid")
 
-    def _let_go(self, digest: str) -> None:
+    def _let_go(self, digest: str, reason: str = "deleted") -> None:
         self._pinned.discard(digest)
         self._failed.pop(digest, None)
-        self._clear(self._table.drop(digest))
+        self._clear(self._table.drop(digest), reason)
         if self._ram.drop(digest):
-            self._metrics.adapter_evictions.labels("ram", "deleted").inc()
+            self._metrics.adapter_evictions.labels("ram", reason).inc()
 
-    def _clear(self, slot: int | None) -> None:
+    def _clear(self, slot: int | None, reason: str) -> None:
         if slot is not None:
             self._packed.clear(slot)
-            self._metrics.adapter_evictions.labels("slot", "deleted").inc()
+            self._metrics.adapter_evictions.labels("slot", reason).inc()
 
     def _show(self) -> None:
         held = len(self._table.digests)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,14 +46,18 @@ class Runner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request at the engine. `deliver` is called on the engine's thread: events, then an error or `None` once."""
+    """One request at the engine. `deliver` is called on the engine's thread: events, then an error or `None` once.
+
+    `submitted` is on the engine's clock; `adapters` are the digests that it needs in slots to begin.
+    """
 
     work: Work
     deliver: Callable[[Outcome], None]
     request_id: str
+    submitted: float
+    adapters: frozenset[str] = frozenset()
     asked: Asked | None = field(default=None, init=False)
     logits: Tensor | None = field(default=None, init=False)
-    submitted: float = field(default_factory=time.monotonic, init=False)
     waiting: bool = field(default=False, init=False)
     begun: bool = field(default=False, init=False)
     cancelled: bool = field(default=False, init=False)
@@ -66,7 +70,14 @@ class Ticket:
 class Engine:
     """Runs tickets until it is stopped; those left then end with `Unavailable`."""
 
-    def __init__(self, runner: Runner, metrics: InferenceMetrics, settings: ServingSettings) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        metrics: InferenceMetrics,
+        settings: ServingSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._runner = runner
         self._metrics = metrics
         self._settings = settings
@@ -90,6 +101,13 @@ class Engine:
             return sum(not ticket.waiting for ticket in list(self._running))
 
     @property
+    def waiting_for(self) -> frozenset[str]:
+        """Digests of the adapters that requests which wait will need."""
+        with self._news:
+            held_up = [ticket for ticket in list(self._running) if ticket.waiting]
+            return frozenset().union(*(ticket.adapters for ticket in [*self._queue, *held_up]))
+
+    @property
     def alive(self) -> bool:
         return self._thread.is_alive()
 
@@ -103,9 +121,16 @@ class Engine:
             self._news.notify_all()
         self._thread.join()
 
-    def submit(self, tenant_id: str, work: Work, deliver: Callable[[Outcome], None], request_id: str) -> Ticket:
+    def submit(
+        self,
+        tenant_id: str,
+        work: Work,
+        deliver: Callable[[Outcome], None],
+        request_id: str,
+        adapters: Collection[str] = (),
+    ) -> Ticket:
         """Queues `work`. Raises `Unavailable` where the engine is stopped, `Overloaded` where too many wait."""
-        ticket = Ticket(work, deliver, request_id)
+        ticket = Ticket(work, deliver, request_id, self._clock(), frozenset(adapters))
         with self._news:
             if self._stopped:
                 raise Unavailable("This worker is shutting down.")
@@ -116,14 +141,17 @@ class Engine:
         return ticket
 
     def turn(self) -> bool:
-        """Admits who can be, lets each request go on, and runs one pass for all of them; whether there was one.
+        """Ends who waited in vain, admits who can be, lets all go on, and runs one pass for them; false without one.
 
         For the engine's own thread, and for those who want to take its turns themselves instead of starting it.
         """
         with self._news:
+            over = self._queue.take_first_while(lambda ticket: ticket.cancelled or self._is_late(ticket))
             while len(self._running) < self._settings.max_running and (ticket := self._queue.take()) is not None:
                 self._running.append(ticket)
             self._show()
+        for ticket in over:
+            _close(ticket, None if ticket.cancelled else Overloaded())
         for ticket in list(self._running):
             self._advance(ticket)
         chosen = self._choose()
@@ -151,7 +179,7 @@ class Engine:
         if ticket.cancelled:
             self._end(ticket, None)
             return
-        if not ticket.begun and time.monotonic() > ticket.submitted + self._settings.max_waiting_seconds:
+        if not ticket.begun and self._is_late(ticket):
             self._end(ticket, Overloaded())
             return
         with bind(request_id=ticket.request_id):
@@ -217,9 +245,10 @@ class Engine:
         with self._news:
             self._running.remove(ticket)
         ticket.waiting = False
-        # Closing runs the generator's `finally`, which gives its slots back.
-        ticket.work.close()
-        ticket.deliver(problem)
+        _close(ticket, problem)
+
+    def _is_late(self, ticket: Ticket) -> bool:
+        return self._clock() > ticket.submitted + self._settings.max_waiting_seconds
 
     def _abandon(self) -> None:
         with self._news:
@@ -232,3 +261,9 @@ class Engine:
         held_up = sum(ticket.waiting for ticket in self._running)
         self._metrics.requests_running.set(len(self._running) - held_up)
         self._metrics.requests_waiting.set(len(self._queue) + held_up)
+
+
+def _close(ticket: Ticket, problem: LatentBankError | None) -> None:
+    """The ticket's end; closing runs the generator's `finally`, which gives its slots back."""
+    ticket.work.close()
+    ticket.deliver(problem)

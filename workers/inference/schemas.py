@@ -5,16 +5,24 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from core.engine.sampling import Sampling
 from workers.inference.question import Mode, Question, Scope
 
-# Accepted only with the value that asks for nothing.
+# Accepted only with the value that asks for nothing: what OpenAI's and vLLM's clients know, and we don't do.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "best_of": (None, 1),
     "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "web_search_options": (None,),
+    "store": (None, False),
     "logprobs": (None, False),
     "top_logprobs": (None, 0),
     "echo": (None, False),
@@ -23,7 +31,24 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "response_format": (None, {"type": "text"}),
+    "top_k": (None, -1, 0),
+    "min_p": (None, 0),
+    "repetition_penalty": (None, 1),
 }
+# Of no consequence for an answer, whatever they say.
+_HINTS = frozenset(
+    {
+        "user",
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "safety_identifier",
+        "service_tier",
+        "verbosity",
+    }
+)
 
 
 class MemoryOptions(BaseModel):
@@ -71,7 +96,7 @@ class _Request(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     memory: MemoryOptions = MemoryOptions()
 
@@ -79,9 +104,12 @@ class _Request(BaseModel):
     @classmethod
     def _refuse_unsupported(cls, fields: Any) -> Any:
         if isinstance(fields, dict):
-            for name, neutral in _UNSUPPORTED.items():
-                if name in fields and fields[name] not in neutral:
-                    raise ValueError(f"{name} is not supported here.")
+            for name, value in fields.items():
+                if name in _UNSUPPORTED and not any(_same(value, neutral) for neutral in _UNSUPPORTED[name]):
+                    raise PydanticCustomError("unsupported", "{param} is not supported here.", {"param": name})
+                if name not in cls.model_fields and name not in _UNSUPPORTED and name not in _HINTS:
+                    what = "{param} is no field of this request; leave it out."
+                    raise PydanticCustomError("unknown", what, {"param": str(name)[:64]})
             fields = {name: value for name, value in fields.items() if not (name == "memory" and value is None)}
         return fields
 
@@ -125,3 +153,8 @@ class CompletionRequest(_Request):
 
     def question(self, tenant_id: str) -> Question:
         return self._question(tenant_id, self.prompt if isinstance(self.prompt, str) else self.prompt[0])
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Equal, and not just because Python takes `False` for 0: `logprobs=0` asks for something, `False` does not."""
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Lock
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request
@@ -19,8 +20,10 @@ from core.errors import LatentBankError, Unauthenticated, Unavailable
 from core.ids import is_id, new_id
 from core.logs import bind
 from core.residency import RESIDENCY_PATH, ResidencyReport
+from workers.inference.bank import Member
 from workers.inference.errors import error_body, install_errors
 from workers.inference.exchange import Exchange
+from workers.inference.pins import Pins
 from workers.inference.question import Delta, Finished, Question, Started
 from workers.inference.scheduler import Engine
 from workers.inference.schemas import ChatRequest, CompletionRequest
@@ -30,12 +33,13 @@ from workers.inference.shapes import AnswerShape, model_card, server_sent
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """What the routes use. `service` and `engine` appear when the base is loaded; until then it is not ready."""
+    """What the routes use. Service, engine and pins appear when the base is loaded; until then it is not ready."""
 
     registry: CollectorRegistry
     internal_token: SecretStr
     service: Service | None = None
     engine: Engine | None = None
+    pins: Pins | None = None
 
     def ready(self) -> tuple[Service, Engine]:
         """Raises `Unavailable` while the base loads, or where the engine has ended."""
@@ -67,11 +71,15 @@ def _add_operations(app: FastAPI, worker: Worker) -> None:
         service, _ = worker.ready()
         return {"status": "ready", "model": service.base.description.name, "digest": service.base.description.digest}
 
+    # One scrape at a time, so that none meets the moment in which another's series is being replaced.
+    scraping = Lock()
+
     @app.get("/metrics")
     def metrics() -> Response:
-        if worker.service is not None and worker.engine is not None:
-            worker.service.show_load(worker.engine.waiting)
-        return Response(generate_latest(worker.registry), media_type=CONTENT_TYPE_LATEST)
+        with scraping:
+            if worker.service is not None and worker.engine is not None:
+                worker.service.show_load(worker.engine.waiting_for)
+            return Response(generate_latest(worker.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _from_gateway(request: Request, x_latentbank_internal: Annotated[str, Header()] = "") -> None:
@@ -107,21 +115,32 @@ def _add_openai(app: FastAPI, worker: Worker) -> None:
         service, _ = worker.ready()
         base = service.base.description
         cards = [model_card(base.name, 0, root=base.digest, parent=None)]
-        for member in service.models(tenant_id):
-            entry = member.entry
-            created = int(datetime.fromisoformat(member.manifest.created_at).timestamp())
-            cards.append(model_card(entry.memory_id, created, root=member.digest, parent=base.name, title=entry.title))
+        cards += [_memory_card(member, base.name) for member in service.models(tenant_id)]
         return {"object": "list", "data": cards}
+
+    @app.get("/v1/models/{name:path}")
+    def model(name: str, tenant_id: Tenant) -> dict[str, Any]:
+        service, _ = worker.ready()
+        base = service.base.description
+        if name == base.name:
+            return model_card(base.name, 0, root=base.digest, parent=None)
+        return _memory_card(service.model(tenant_id, name), base.name)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request, tenant_id: Tenant) -> Response:
         shape = AnswerShape("chat", body.model)
-        return await _answer(worker, request, body.question(tenant_id), shape, body.stream, body.wants_usage)
+        return await _answer(worker, request, body.question(tenant_id), shape, bool(body.stream), body.wants_usage)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request, tenant_id: Tenant) -> Response:
         shape = AnswerShape("text", body.model)
-        return await _answer(worker, request, body.question(tenant_id), shape, body.stream, body.wants_usage)
+        return await _answer(worker, request, body.question(tenant_id), shape, bool(body.stream), body.wants_usage)
+
+
+def _memory_card(member: Member, base_name: str) -> dict[str, Any]:
+    entry = member.entry
+    created = int(datetime.fromisoformat(member.manifest.created_at).timestamp())
+    return model_card(entry.memory_id, created, root=member.digest, parent=base_name, title=entry.title)
 
 
 async def _answer(
@@ -132,7 +151,7 @@ async def _answer(
     with bind(request_id=request_id, tenant_id=question.tenant_id):
         admitted = await asyncio.to_thread(service.admit, question)
     exchange = Exchange(engine, question.tenant_id, request_id)
-    exchange.submit(service.answer(admitted))
+    exchange.submit(service.answer(admitted), admitted.digests)
     headers = {"X-Request-Id": request_id}
     try:
         started = await exchange.start(request)

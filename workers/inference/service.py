@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -32,6 +33,7 @@ from core.settings import ServingSettings
 from workers.inference.bank import Banks, Member
 from workers.inference.candidates import Candidate, Proposed, QueryEncoder, Retrieval
 from workers.inference.gating import decide
+from workers.inference.lora_info import lora_labels
 from workers.inference.prompts import retrieval_query, split_prompt
 from workers.inference.question import (
     Absent,
@@ -60,6 +62,11 @@ class Admitted:
     candidates: tuple[Candidate, ...]
     absent: tuple[Absent, ...]
     gate: GateModel
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The adapters that have to be in slots before it begins."""
+        return tuple(candidate.member.digest for candidate in self.candidates)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,24 +136,33 @@ class Service:
         """The tenant's memories that can be asked by id."""
         return list(self.banks.current(tenant_id).members.values())
 
+    def model(self, tenant_id: str, memory_id: str) -> Member:
+        """One of them. Raises `NotFound` for what is no memory of the tenant's, and as `Banks.require`."""
+        if not is_id("mem", memory_id):
+            raise _no_model(memory_id)
+        bank = self.banks.current(tenant_id)
+        self.banks.require(bank, [memory_id])
+        return bank.members[memory_id]
+
     def report(self, running: int, waiting: int) -> ResidencyReport:
         """For the gateway, which prefers a worker that holds the bank; `running` and `waiting` are the engine's."""
         slot, ram, node_cache = self.residency.last_used(MOST_DIGESTS)
         return ResidencyReport(slot, ram, node_cache, running, waiting, self._settings.max_running)
 
-    def show_load(self, waiting: int) -> None:
-        """Sets the gauges that a scrape reads; `waiting` requests have no slot yet."""
+    def show_load(self, waiting_for: Collection[str]) -> None:
+        """Sets the gauges that a scrape reads; `waiting_for` are the adapters that waiting requests need."""
         self.residency.show_node_cache()
-        info = self.metrics.lora_requests_info
-        info.clear()
-        info.labels(self.residency.capacity, self.residency.in_use, waiting).set(time.time())
+        labels = lora_labels(self.residency.capacity, self.residency.leased, waiting_for)
+        # One series at a time: readers take the latest, and what was so earlier is of no use to them.
+        self.metrics.lora_requests_info.clear()
+        self.metrics.lora_requests_info.labels(**labels).set(time.time())
 
     def _scope(self, question: Question) -> Scope:
         """The model's name as a scope: the base's leaves it as asked, a memory's id forces that memory."""
         if question.model == self.base.description.name:
             return question.scope
         if not is_id("mem", question.model):
-            raise NotFound(f"The model '{question.model}' does not exist.", param="model")
+            raise _no_model(question.model)
         mode: Mode = "off" if question.scope.mode == "off" else "force"
         return replace(question.scope, ids=(question.model,), collection=None, mode=mode)
 
@@ -299,3 +315,7 @@ class Service:
 def _mix(decision: Decision, lease: Lease) -> dict[int, float]:
     """The slots of the memories that answer, and how strongly each speaks; none for the base."""
     return {lease.slot(one.digest): weight for one, weight in zip(decision.active, decision.weights, strict=True)}
+
+
+def _no_model(name: str) -> NotFound:
+    return NotFound(f"The model '{name}' does not exist.", param="model")

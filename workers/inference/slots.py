@@ -76,6 +76,11 @@ class SlotTable:
             self._order.use(digest)
         return Placement({digest: self._held[digest].slot for digest in wanted}, tuple(missing), tuple(evicted))
 
+    def keep(self, digest: str) -> None:
+        """The digest is not to go any more; nothing happens where it is not here."""
+        if digest in self._held:
+            self._held[digest].doomed = False
+
     def give_back(self, digest: str) -> int | None:
         """One reference less; the slot to clear where that was the last one to a doomed digest."""
         held = self._held[digest]

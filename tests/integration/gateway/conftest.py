@@ -85,7 +85,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         admin_key=ADMIN_KEY,
         internal_token=TOKEN,
         limits=LimitSettings(body_bytes=64 * 1024, context_tokens=200, backlog_per_tenant=5, metadata_bytes=1024),
-        gateway=GatewaySettings(event_poll_seconds=0.02, residency_poll_seconds=0.05),
+        gateway=GatewaySettings(event_poll_seconds=0.02, residency_poll_seconds=0.05, worker_list_seconds=0),
     )
 
 

@@ -4,11 +4,12 @@ import socketserver
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
 import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
 from core.truth.tables import memories, tenants
@@ -118,14 +119,12 @@ def test_a_worker_that_comes_later_is_noticed_and_one_that_leaves_is_forgotten(
         assert ask(tenant, everybody, 3) == {home: 3}
 
 
-def test_a_worker_that_breaks_off_before_its_answer_begins_is_passed_over(
-    gateway: Gateway, tenant: httpx.Client, stand_ins: dict[str, StandIn]
-) -> None:
-    asked = []
+@contextmanager
+def breaking_off() -> Iterator[tuple[str, list[bytes]]]:
+    """A worker's address, and the requests there: it is never ready, and breaks off where it is asked a question."""
+    asked: list[bytes] = []
 
     class BreaksOff(socketserver.StreamRequestHandler):
-        """Says that it is not ready where it is asked what it holds, and nothing where it is asked a question."""
-
         def handle(self) -> None:
             line = self.rfile.readline()
             if b"residency" in line:
@@ -135,12 +134,18 @@ def test_a_worker_that_breaks_off_before_its_answer_begins_is_passed_over(
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), BreaksOff) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+def test_a_worker_that_breaks_off_before_its_answer_begins_is_passed_over(
+    gateway: Gateway, tenant: httpx.Client, stand_ins: dict[str, StandIn]
+) -> None:
+    with breaking_off() as (url, asked):
         (home,) = ask(tenant, stand_ins)
         announce_worker(gateway, home, url)
         assert sum(ask(tenant, stand_ins).values()) == 1
         assert asked
-        server.shutdown()
 
 
 @pytest.mark.parametrize("reporting", [1.0, None])
@@ -155,3 +160,82 @@ def test_a_worker_that_reports_slowly_or_oddly_holds_up_no_other(
     comes_to(tenant, stand_ins, holder)
     stand_ins[holder].held, stand_ins[later].held = (), (DIGEST,)
     comes_to(tenant, stand_ins, later)
+
+
+@pytest.fixture
+def listed_for_long(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of workers is used until one of them fails."""
+    monkeypatch.setattr(gateway.services.inference._announced, "_seconds", 3600.0)
+
+
+def test_a_worker_that_fails_is_passed_over_at_once_and_ends_the_list_that_it_is_on(
+    gateway: Gateway, tenant: httpx.Client, stand_ins: dict[str, StandIn], listed_for_long: None
+) -> None:
+    announced = gateway.services.inference._announced
+    announced.doubt()
+    (home,) = ask(tenant, stand_ins)
+    with breaking_off() as (url, asked):
+        announce_worker(gateway, home, url)
+        assert ask(tenant, stand_ins) == {home: 1}, "its old address is still on the list"
+        announced.doubt()
+        assert sum(ask(tenant, stand_ins).values()) == 1
+        assert asked
+        with gateway.database.begin() as connection:
+            withdraw(connection, home)
+        assert home not in announced.workers()
+    announced.doubt()
+
+
+def test_without_workers_nothing_is_remembered_so_the_first_is_asked_at_once(
+    gateway: Gateway, tenant: httpx.Client, listed_for_long: None
+) -> None:
+    gateway.services.inference._announced.doubt()
+    assert tenant.post("/v1/chat/completions", json=QUESTION).status_code == 503
+    first = StandIn(TOKEN)
+    with RunningServer(uvicorn.Config(first.app, log_config=None)) as server:
+        announce_worker(gateway, "worker_first", server.url)
+        assert tenant.post("/v1/chat/completions", json=QUESTION).status_code == 200
+    gateway.services.inference._announced.doubt()
+
+
+def test_routing_is_measured(gateway: Gateway, tenant: httpx.Client, stand_ins: dict[str, StandIn]) -> None:
+    before = routing(gateway)
+    (home,) = ask(tenant, stand_ins)
+    remember(gateway, tenant)
+    holder = others(stand_ins, home)[0]
+    stand_ins[holder].held = (DIGEST,)
+    comes_to(tenant, stand_ins, holder)
+    announce_worker(gateway, holder, GONE)
+    wait_until(lambda: (routing(gateway) - before)["residency_polls unreachable"])
+    ask(tenant, stand_ins)
+    for stand_in in stand_ins.values():
+        stand_in.busy = 429
+    assert tenant.post("/v1/chat/completions", json=QUESTION).status_code == 429
+    with gateway.database.begin() as connection:
+        for worker_id in stand_ins:
+            withdraw(connection, worker_id)
+    assert tenant.post("/v1/chat/completions", json=QUESTION).status_code == 503
+    found = routing(gateway) - before
+    for name in (
+        "attempts answered",
+        "attempts busy",
+        "routed held",
+        "routed hashed",
+        "unrouted all_busy",
+        "unrouted no_worker",
+        "residency_polls reported",
+    ):
+        assert found[name] > 0, name
+    assert found["attempts answered"] == sum(found[f"routed {why}"] for why in ("held", "spilled", "hashed"))
+
+
+def routing(gateway: Gateway) -> Counter[str]:
+    """What the gateway has counted of its routing so far, by metric and label."""
+    scraped = httpx.get(f"{gateway.url}/metrics", trust_env=False).text
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(scraped):
+        for sample in family.samples:
+            if sample.name.endswith("_total") and set(sample.labels) & {"outcome", "reason"}:
+                name = sample.name.removeprefix("latentbank_gateway_").removesuffix("_total")
+                found[f"{name} {next(iter(sample.labels.values()))}"] += int(sample.value)
+    return found

@@ -180,3 +180,19 @@ def test_the_collector_learns_which_memories_have_open_jobs(truth: Database) -> 
         rows = memories.by_ids(connection, [open_memory.id, done_memory.id, "mem_unknown"])
         assert {id_: has_open for id_, (_, has_open) in rows.items()} == {open_memory.id: True, done_memory.id: False}
         assert connection.execute(select(func.count()).select_from(jobs_table)).scalar_one() == 2
+
+
+def test_live_digests_are_those_of_memories_of_any_tenant_that_are_not_deleted(truth: Database) -> None:
+    digests = {}
+    for number, name in enumerate(("kept", "deleted")):
+        tenant = add_tenant(truth)
+        memory, job = admit(truth, tenant)
+        claimed = claim(truth, job)
+        digests[name] = "sha256:" + str(number) * 64
+        with truth.begin() as connection:
+            assert jobs.publish(connection, claimed, replace(publication(), adapter_digest=digests[name]))
+            if name == "deleted":
+                memories.delete_memory(connection, tenant.id, memory.id)
+    with truth.read() as connection:
+        assert memories.live_digests(connection, [*digests.values(), "sha256:unknown"]) == {digests["kept"]}
+        assert memories.live_digests(connection, []) == set()

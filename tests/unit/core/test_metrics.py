@@ -71,6 +71,26 @@ def test_every_promised_name_is_there() -> None:
     assert documented >= PROMISED
 
 
+def test_vllms_metrics_are_of_vllms_types() -> None:
+    types = {
+        f"vllm:{name}": kind
+        for kind, names in {
+            "gauge": ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "lora_requests_info"),
+            "counter": (
+                "prefix_cache_queries",
+                "prefix_cache_hits",
+                "prompt_tokens",
+                "generation_tokens",
+                "request_success",
+            ),
+            "histogram": ("time_to_first_token_seconds",),
+        }.items()
+        for name in names
+    }
+    found = {metric._name: metric._type for metric in vars(InferenceMetrics(CollectorRegistry())).values()}
+    assert {name: kind for name, kind in found.items() if name.startswith("vllm:")} == types
+
+
 @pytest.mark.parametrize("process", FAMILIES)
 def test_no_label_could_carry_an_id_or_a_text(process: str) -> None:
     allowed = {"route", "method", "status", "outcome", "state", "kind", "phase", "finished_reason", "source", "stage"}

@@ -93,6 +93,26 @@ def test_ask_says_that_the_gate_abstained(gateway: GatewayDouble) -> None:
     assert run("ask", "Why?", "--mode", "off").output.splitlines() == ["off answer", "without memory"]
 
 
+def test_ask_names_the_memories_that_could_not_be_asked_and_says_why(gateway: GatewayDouble) -> None:
+    absent = {"memory_id": "mem_1", "title": "Manual [old]", "score": None, "unavailable": "object_missing"}
+    newer = {"memory_id": "mem_2", "title": "Chat", "score": None, "unavailable": "a_newer_reason"}
+    gateway.answers["Why?|auto"] = {
+        "text": "No idea.",
+        "memory": {"served_by": None, "abstained": True, "candidates": [absent, newer]},
+    }
+    assert " ".join(run("ask", "Why?").output.split()) == (
+        "No idea. without memory"
+        " could not be asked: Manual [old] (mem_1): There is no object under that key."
+        " could not be asked: Chat (mem_2): a_newer_reason"
+    )
+    judged = {"memory_id": "mem_0", "score": 0.93}
+    gateway.answers["Who?|auto"] = {
+        "text": "Edda.",
+        "memory": {"served_by": "mem_0", "title": "Saltmere", "score": 0.93, "candidates": [judged, absent]},
+    }
+    assert "could not be asked: Manual [old] (mem_1)" in run("ask", "Who?").output
+
+
 def test_ask_uses_the_base_models_name_and_never_a_memorys(gateway: GatewayDouble) -> None:
     run("ask", "Why?", "--memory", "mem_1")
     _, _, body = gateway.requests[-1]

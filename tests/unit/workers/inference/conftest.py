@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +60,11 @@ class Answered:
 class Flight(Iterator[Event]):
     """One request's events; reading them turns the engine."""
 
-    def __init__(self, engine: Engine, tenant_id: str, work: Work) -> None:
+    def __init__(self, engine: Engine, tenant_id: str, work: Work, adapters: Collection[str] = ()) -> None:
         self._engine = engine
         self._arrived: deque[Outcome] = deque()
         self.done = False
-        self.ticket = engine.submit(tenant_id, work, self._arrived.append, "request")
+        self.ticket = engine.submit(tenant_id, work, self._arrived.append, "request", adapters)
 
     def __next__(self) -> Event:
         while not self._arrived:
@@ -137,7 +137,8 @@ class Stand:
 
     def flight(self, question: Question) -> Flight:
         """An answer under way, among all others that are."""
-        return Flight(self.engine, question.tenant_id, self.service.answer(self.service.admit(question)))
+        admitted = self.service.admit(question)
+        return Flight(self.engine, question.tenant_id, self.service.answer(admitted), admitted.digests)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0

@@ -23,19 +23,28 @@ from workers.inference.server import Worker
 TTL = 0.3
 
 
-def live(database: Database, refresh: Callable[[], None], seconds: float, data_dir: Path) -> set[object]:
-    """Lives for so long with banks that are refreshed by `refresh`; every expiry that was announced meanwhile."""
+def live(
+    database: Database,
+    refresh: Callable[[], None],
+    seconds: float,
+    data_dir: Path,
+    follow: Callable[[], None] = lambda: None,
+) -> set[object]:
+    """Lives for so long with banks that are refreshed by `refresh`, and pins that follow the truth by `follow`; every
+    expiry that was announced meanwhile."""
     registry = CollectorRegistry()
     worker = Worker(registry, SecretStr("token"))
     description = SimpleNamespace(digest="sha256:0", name="tiny")
     parts: Any = SimpleNamespace(
-        base=SimpleNamespace(description=description), banks=SimpleNamespace(refresh_known=refresh)
+        base=SimpleNamespace(description=description),
+        banks=SimpleNamespace(refresh_known=refresh),
     )
+    pins: Any = SimpleNamespace(follow=follow)
     engine: Any = SimpleNamespace(alive=True, stop=lambda: None)
 
     class Loaded(Life):
         def _load(self) -> None:
-            worker.engine, worker.service = engine, parts
+            worker.engine, worker.service, worker.pins = engine, parts, pins
 
     settings = Settings(data_dir=data_dir, worker_ttl_seconds=TTL)
     life = Loaded(worker, settings, database, InferenceMetrics(registry), lambda: None)
@@ -79,3 +88,13 @@ def test_no_failure_ends_the_heartbeats(database: Database, tmp_path: Path, prob
 
     assert len(live(database, failing, 1.0, tmp_path)) >= 2
     assert len(beats) >= 2
+
+
+def test_what_is_wrong_with_a_pin_keeps_no_deletion_from_being_followed(database: Database, tmp_path: Path) -> None:
+    beats: list[int] = []
+
+    def failing() -> None:
+        raise RuntimeError("odd")
+
+    live(database, lambda: beats.append(1), 0.5, tmp_path, follow=failing)
+    assert beats

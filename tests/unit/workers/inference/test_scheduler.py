@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from core.engine.passes import Feed, Step
 from core.errors import LatentBankError, NotFound, Overloaded, Unavailable
 from core.metrics import InferenceMetrics
 from core.settings import ServingSettings
+from tests.unit.workers.inference.conftest import Clock
 from workers.inference.fair_queue import FairQueue
 from workers.inference.question import Delta, Waiting
 from workers.inference.scheduler import Engine, Outcome, Work
@@ -270,8 +270,8 @@ def test_where_too_many_wait_the_next_is_told_to_come_back() -> None:
 
 
 def test_who_waits_too_long_to_begin_is_told_so_and_who_has_begun_goes_on() -> None:
-    settings = ServingSettings(max_waiting_seconds=0.05)
-    engine = Engine(Counting(), InferenceMetrics(CollectorRegistry()), settings)
+    clock = Clock()
+    engine = Engine(Counting(), InferenceMetrics(CollectorRegistry()), ServingSettings(max_waiting_seconds=5), clock)
 
     def waits() -> Work:
         while True:
@@ -281,8 +281,49 @@ def test_who_waits_too_long_to_begin_is_told_so_and_who_has_begun_goes_on() -> N
     engine.submit("t", waits(), late.append, "r1")
     engine.submit("t", asks(steps=3), begun.append, "r2")
     engine.turn()
-    time.sleep(0.06)
+    clock.now = 5.1
     while engine.turn() or engine.waiting:
         pass
     assert [type(outcome) for outcome in late] == [Overloaded]
     assert begun == [Delta("3.0"), None]
+
+
+def test_who_waits_for_admission_hears_of_the_deadline_though_nobody_makes_room() -> None:
+    clock = Clock()
+    settings = ServingSettings(max_running=1, max_waiting_seconds=5)
+    engine = Engine(Counting(), InferenceMetrics(CollectorRegistry()), settings, clock)
+    running, first, other, second, gone = [], [], [], [], []
+    engine.submit("t", asks(steps=99), running.append, "r0")
+    engine.turn()
+    engine.submit("t", work("a"), first.append, "r1")
+    engine.submit("u", work("b"), other.append, "r2")
+    engine.submit("v", work("c"), gone.append, "r3").cancel()
+    clock.now = 4.0
+    engine.submit("t", work("d"), second.append, "r4")
+    engine.turn()
+    assert (first, other, second, gone) == ([], [], [], [None])
+    clock.now = 5.1
+    engine.turn()
+    assert [type(outcome) for outcome in (*first, *other)] == [Overloaded, Overloaded]
+    assert (running, second, engine.waiting) == ([], [], 1)
+    while engine.turn() or engine.waiting:
+        pass
+    assert second == [Delta("d"), None]
+
+
+def test_the_engine_knows_which_adapters_are_waited_for() -> None:
+    engine = Engine(Counting(), InferenceMetrics(CollectorRegistry()), ServingSettings(max_running=2))
+
+    def waits() -> Work:
+        yield Waiting()
+        yield Delta("x")
+
+    inbox: list[Outcome] = []
+    engine.submit("t", asks(steps=9), inbox.append, "r0", ["a"])
+    engine.submit("t", waits(), inbox.append, "r1", ["b"])
+    engine.submit("t", work("z"), inbox.append, "r2", ["c", "d"])
+    engine.turn()
+    assert engine.waiting_for == {"b", "c", "d"}
+    while engine.turn() or engine.waiting:
+        pass
+    assert engine.waiting_for == frozenset()

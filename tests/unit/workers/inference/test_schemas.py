@@ -69,6 +69,14 @@ def test_content_in_parts_and_the_developer_role_are_understood() -> None:
         {"memory": {"max_active": 4}},
         {"memory": {"explain": "perhaps"}},
         {"memory": {"adapter_path": "/etc/passwd"}},
+        {"logprobs": 0},
+        {"store": True},
+        {"tool_choice": "required"},
+        {"modalities": ["text", "audio"]},
+        {"repetition_penalty": 1.2},
+        {"top_k": 40},
+        {"tempature": 0.5},
+        {"prompt": "Hello"},
     ],
 )
 def test_what_would_not_be_done_is_refused(fields: dict[str, Any]) -> None:
@@ -77,7 +85,29 @@ def test_what_would_not_be_done_is_refused(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"n": 1}, {"tools": []}, {"presence_penalty": 0.0}, {"memory": None}, {"user": "u"}]
+    "fields",
+    [
+        {"n": 1},
+        {"tools": []},
+        {"tool_choice": "auto"},
+        {"presence_penalty": 0.0},
+        {"logprobs": None},
+        {"logprobs": False},
+        {"logit_bias": {}},
+        {"response_format": {"type": "text"}},
+        {"memory": None},
+        {"user": "u"},
+        {"metadata": {"a": "b"}},
+        {"service_tier": "auto"},
+        {"store": False},
+        {"stream": None},
+        {"stream_options": None},
+        {"stop": None},
+        {"seed": None},
+        {"temperature": None},
+        {"max_tokens": None},
+        {"repetition_penalty": 1.0},
+    ],
 )
 def test_what_asks_for_nothing_is_accepted(fields: dict[str, Any]) -> None:
     chat(**fields)
