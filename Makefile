@@ -2,6 +2,7 @@
 ## make test    installs what the tests need and runs all of them
 ## make bench-distill  our trainer against the plain loop, in turn; LIMIT documents (ONLY ids), ROUNDS rounds; build/bench/distill.json
 ## make bench-serve    the engine against itself, transformers and PEFT; SERVE_ROUNDS rounds; build/bench/serve.json
+## make bench-growth   how the engine's figures grow with rows, prefix, rank, slots, candidates; build/bench/serve-growth.json
 ## make bench-fleet    routing among 10^3 workers, simulated with the gateway's own policy; about two minutes; build/bench/fleet.json
 ## make check   format, lint, types, import rules, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
@@ -19,7 +20,7 @@ SERVE_ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-fleet check lock clean
+.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-growth bench-fleet check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -39,6 +40,9 @@ bench-distill: $(STAMPS)/install-dev
 
 bench-serve: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.serving --rounds $(SERVE_ROUNDS) --json build/bench/serve.json
+
+bench-growth: $(STAMPS)/install-dev
+	$(BIN)/python -m tests.benchmarks.serving_growth --json build/bench/serve-growth.json
 
 bench-fleet: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.fleet --json build/bench/fleet.json

@@ -2,6 +2,8 @@
 
     python -m tests.benchmarks.serving [--rounds 3] [--tokens 32] --json OUT
 
+How the engine's figures grow: `tests/benchmarks/serving_growth.py`.
+
 Every ratio is measured in each round, its two sides one after the other in one process, in changing order; the JSON
 holds the median, the lowest and the highest of the rounds. Adapters are random, of the shape that the recipe makes: how
 long they take does not depend on what they know. The rivals run the base as `transformers` loads it.
@@ -64,11 +66,16 @@ class Bench:
     prefixes: tuple[PrefixKv, ...]
     tokens: int
 
-    def decode(self, rows: int, adapted: bool) -> float:
-        """Tokens a second of `rows` rows that write, each with another adapter or none."""
+    def decode(self, rows: int, adapted: bool, prefixes: Sequence[PrefixKv] | None = None) -> float:
+        """Tokens a second of `rows` rows that write, each with another adapter (while there are so many) or none."""
         passer = Passer(self.base.model, self.adapters)
-        running = [passer.running.join([self.prefixes[i]], {i + 1: 1.0} if adapted else {}) for i in range(rows)]
-        tokens = [self.prompts[i].activation[0] for i in range(rows)]
+        before = prefixes or self.prefixes
+        slots = [i % (self.adapters.slots - 1) + 1 for i in range(rows)]
+        running = [
+            passer.running.join([before[i % len(before)]], {slot: 1.0} if adapted else {})
+            for i, slot in enumerate(slots)
+        ]
+        tokens = [self.prompts[0].activation[0]] * rows
         start = time.perf_counter()
         for _ in range(self.tokens):
             logits = passer.run([], [Step(row, token) for row, token in zip(running, tokens, strict=True)])
@@ -97,6 +104,11 @@ class Bench:
             self._draft(own[:CANDIDATES], shared=None)
         return time.perf_counter() - start
 
+    def prefix(self, tokens: int) -> list[int]:
+        """So many tokens of text."""
+        ids = self.base.chat.tokenizer.encode(" ".join(QUESTIONS) * (tokens // 8))
+        return list(ids[:tokens])
+
     def _draft(self, prefixes: Sequence[PrefixKv], shared: PrefixKv | None) -> None:
         draft(
             self.base.model,
@@ -116,9 +128,8 @@ def main() -> None:
     settings = Settings(log_level="ERROR")
     configure_logs("bench", settings)
     description = ensure_prepared(settings.base_model, settings.base_dir)
-    bench = _bench(load_base(description), settings, options.tokens)
-    long = _words(bench.base, PREFIX)
-    text, question = _words(bench.base, TEXT), bench.prompts[0].prefix
+    bench = open_bench(load_base(description), settings, options.tokens)
+    long, text, question = bench.prefix(PREFIX), bench.prefix(TEXT), bench.prompts[0].prefix
     plain, peft = Plain(description, bench.prompts, options.tokens), PeftMix(description, bench.prompts, options.tokens)
     compared: dict[str, tuple[Side, Side]] = {
         "mixed16_over_base": (lambda: bench.decode(ROWS, True), lambda: bench.decode(ROWS, False)),
@@ -156,21 +167,16 @@ def main() -> None:
     tell(f"{options.json} is written.")
 
 
-def _bench(base: LoadedBase, settings: Settings, tokens: int) -> Bench:
+def open_bench(base: LoadedBase, settings: Settings, tokens: int, slots: int = ROWS + 1) -> Bench:
+    """With an adapter of the recipe's shape in every slot but the base's."""
     recipe = settings.recipe
-    adapters = PackedAdapters(base.model, recipe.targets, ROWS + 1, settings.serving.max_rank)
-    for slot in range(1, ROWS + 1):
+    adapters = PackedAdapters(base.model, recipe.targets, slots, settings.serving.max_rank)
+    for slot in range(1, slots):
         weights = weights_of_recipe(adapters, recipe, base.model.config.num_hidden_layers, slot)
         adapters.write(slot, weights, recipe.alpha / recipe.rank)
     prompts = tuple(base.chat.ask(QUESTIONS[i % len(QUESTIONS)]) for i in range(ROWS))
     prefixes = tuple(prefill(base.model, [prompt.prefix])[0] for prompt in prompts)
     return Bench(base, adapters, prompts, prefixes, tokens)
-
-
-def _words(base: LoadedBase, count: int) -> list[int]:
-    """So many tokens of text."""
-    ids = base.chat.tokenizer.encode(" ".join(QUESTIONS) * (count // 8))
-    return list(ids[:count])
 
 
 def _cold(model: Any, tokens: Sequence[int]) -> PrefixKv:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from core.base_model.description import BaseDescription
 
@@ -23,17 +24,23 @@ FIGURES = {
 TIERS = {"ram", "disk", "store", "raw_get"}
 
 
-def test_both_sides_of_every_ratio_are_measured_in_every_round(tiny_base: BaseDescription, tmp_path: Path) -> None:
-    out = tmp_path / "serve.json"
+def run(module: str, base: BaseDescription, directory: Path, *more: str) -> dict[str, Any]:
+    """The report of a benchmark."""
+    out = directory / "report.json"
     environment = {
         **os.environ,
-        "LATENTBANK_BASE_MODEL": tiny_base.reference,
-        "LATENTBANK_DATA_DIR": str(tmp_path),
+        "LATENTBANK_BASE_MODEL": base.reference,
+        "LATENTBANK_DATA_DIR": str(directory),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "tests.benchmarks.serving", "--rounds", "2", "--tokens", "4", "--json", str(out)]
+    command = [sys.executable, "-m", module, *more, "--tokens", "4", "--json", str(out)]
     subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[3], timeout=300)
-    report = json.loads(out.read_text())
+    report: dict[str, Any] = json.loads(out.read_text())
+    return report
+
+
+def test_both_sides_of_every_ratio_are_measured_in_every_round(tiny_base: BaseDescription, tmp_path: Path) -> None:
+    report = run("tests.benchmarks.serving", tiny_base, tmp_path, "--rounds", "2")
     assert set(report) > FIGURES
     for name in FIGURES:
         figure = report[name]
@@ -42,3 +49,10 @@ def test_both_sides_of_every_ratio_are_measured_in_every_round(tiny_base: BaseDe
         assert figure["lowest"] <= figure["ratio"] <= figure["highest"]
     assert set(report["load_ms"]) == TIERS
     assert all(0 < tier["lowest"] <= tier["median"] <= tier["highest"] for tier in report["load_ms"].values())
+
+
+def test_every_figure_of_growth_is_measured_at_every_size(tiny_base: BaseDescription, tmp_path: Path) -> None:
+    report = run("tests.benchmarks.serving_growth", tiny_base, tmp_path, "--rounds", "1")
+    figures = {name: sizes for name, sizes in report.items() if "_by_" in name}
+    assert len(figures) == 8
+    assert all(len(sizes) >= 3 and min(sizes.values()) > 0 for sizes in figures.values())
