@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +34,8 @@ class Routing:
 
 
 class Adapted:
-    """The adapters of some rows: row i has the sum of the k in `slots[i]`, each times its weight; both `[rows, k]`.
+    """The adapters of a block's first rows: row i has the sum of the k in `slots[i]`, each times its weight; both
+    `[rows, k]`. Rows after them are the base's.
 
     Their weights are gathered once, and moved when rows come and go, so those slots must not be written to.
     """
@@ -54,13 +54,6 @@ class Adapted:
             self._gathered[layer] = layer.gathered(self.slots, self.weights, self._numbers)
         found = self._gathered[layer]
         return None if found is None else (found[0][: len(self.slots)], found[1][: len(self.slots)])
-
-    def only(self, rows: Tensor) -> Adapted:
-        """Of these rows alone, in their order."""
-        fewer = copy(self)
-        fewer.slots, fewer.weights = self.slots[rows], self.weights[rows]
-        fewer._gathered = {}
-        return fewer
 
     def add(self, slots: Tensor, weights: Tensor) -> None:
         """One more row at the end, of `[k]` slots with their weights."""

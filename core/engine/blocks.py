@@ -17,7 +17,7 @@ class Block:
     """Rows of one width that enter a pass.
 
     `ids` and `positions` are `[rows, width]`, `mask` `[rows, 1, width, columns]` says what each of them may look at
-    once its KV is written to `layers`; all of `shared` comes before. `adapted` names each row's adapter.
+    once its KV is written to `layers`; all of `shared` comes before. `adapted` names the adapters of the first rows.
     """
 
     ids: Tensor
@@ -34,6 +34,6 @@ def spans_of(blocks: Sequence[Block]) -> list[Span]:
     for block in blocks:
         rows, width = block.ids.shape
         if block.adapted is not None:
-            spans.append(Span(start, rows, width, block.adapted))
+            spans.append(Span(start, len(block.adapted.slots), width, block.adapted))
         start += rows * width
     return spans

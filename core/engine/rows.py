@@ -44,7 +44,11 @@ class Rows:
             prefixes, shared = [PrefixKv.join([shared, prefix]) for prefix in prefixes], None
         self._model = model
         self._shared = shared
-        self._adapted = None if adapters is None else _adapted(adapters, slots, mixes, model.device)
+        self._adapters = adapters
+        self._mixes = (
+            list(mixes) if mixes is not None else [_mix(slot) for slot in slots or [BASE_SLOT] * len(prefixes)]
+        )
+        self._adapted = self._adapt()
         self._cache = batch_cache(prefixes, room)
         longest = max(len(prefix) for prefix in prefixes)
         columns = torch.arange(longest, device=model.device)
@@ -79,7 +83,8 @@ class Rows:
         """Drops all rows but `rows`, in that order."""
         index = torch.tensor(rows, device=self._valid.device)
         self._valid, self._lengths = self._valid[index], self._lengths[index]
-        self._adapted = None if self._adapted is None else self._adapted.only(index)
+        self._mixes = [self._mixes[row] for row in rows]
+        self._adapted = self._adapt()
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys[index], layer.values[index]
 
@@ -100,6 +105,13 @@ class Rows:
             torch.stack([layer.keys[row, :, :used][:, at] for layer in self._cache.layers]),
             torch.stack([layer.values[row, :, :used][:, at] for layer in self._cache.layers]),
         )
+
+    def _adapt(self) -> Adapted | None:
+        """The adapters of the rows up to the last that has any; `None` where all are the base's."""
+        if self._adapters is None or not any(self._mixes):
+            return None
+        most = max(row for row, mix in enumerate(self._mixes) if mix) + 1
+        return Adapted(self._adapters, *mixed(self._mixes[:most], self._model.device))
 
     def _advance(self, real: Tensor) -> tuple[Tensor, Tensor]:
         """What the new columns may look at and where they stand; `real` is not padding."""
@@ -143,16 +155,8 @@ def _padded_left(parts: Sequence[Tensor], width: int) -> Tensor:
     return torch.stack([nn.functional.pad(part, (0, 0, width - len(part), 0)) for part in parts])
 
 
-def _adapted(
-    adapters: PackedAdapters,
-    slots: Sequence[int] | None,
-    mixes: Sequence[Mapping[int, float]] | None,
-    device: torch.device,
-) -> Adapted | None:
-    """The adapters of rows as `Rows` takes them; `None` where all are the base's."""
-    if mixes is None:
-        mixes = [{} if slot == BASE_SLOT else {slot: 1.0} for slot in slots or ()]
-    return Adapted(adapters, *mixed(mixes, device)) if any(mixes) else None
+def _mix(slot: int) -> dict[int, float]:
+    return {} if slot == BASE_SLOT else {slot: 1.0}
 
 
 def mixed(mixes: Sequence[Mapping[int, float]], device: torch.device, least: int = 1) -> tuple[Tensor, Tensor]:
