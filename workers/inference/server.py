@@ -78,6 +78,7 @@ def _add_operations(app: FastAPI, worker: Worker) -> None:
     def metrics() -> Response:
         with scraping:
             if worker.service is not None and worker.engine is not None:
+                worker.engine.show()
                 worker.service.show_load(worker.engine.waiting_for)
             return Response(generate_latest(worker.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -148,7 +149,7 @@ async def _answer(
 ) -> Response:
     service, engine = worker.ready()
     request_id = request.headers.get("x-request-id") or new_id("req")
-    with bind(request_id=request_id, tenant_id=question.tenant_id):
+    with bind(request_id=request_id, tenant_id=question.tenant_id), engine.expecting():
         admitted = await asyncio.to_thread(service.admit, question)
     exchange = Exchange(engine, question.tenant_id, request_id)
     exchange.submit(service.answer(admitted), admitted.digests)
