@@ -11,7 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -83,16 +84,17 @@ class Engine:
         self._settings = settings
         self._queue: FairQueue[Ticket] = FairQueue()
         self._running: deque[Ticket] = deque()
+        self._expected = 0
         self._news = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for admission or for a slot."""
+        """Requests that wait for admission, for a slot, or for what they need to be submitted at all."""
         with self._news:
             # A copy: the engine's thread puts its rows in another order without the lock.
-            return len(self._queue) + sum(ticket.waiting for ticket in list(self._running))
+            return self._expected + len(self._queue) + sum(ticket.waiting for ticket in list(self._running))
 
     @property
     def running(self) -> int:
@@ -120,6 +122,28 @@ class Engine:
             self._stopped = True
             self._news.notify_all()
         self._thread.join()
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """A request is made ready meanwhile, which may take a download; it counts among those that wait.
+
+        Raises `Overloaded` where there would be no place for it.
+        """
+        with self._news:
+            free = max(0, self._settings.max_running - len(self._running))
+            if self._expected + len(self._queue) >= self._settings.max_waiting + free:
+                raise Overloaded
+            self._expected += 1
+        try:
+            yield
+        finally:
+            with self._news:
+                self._expected -= 1
+
+    def show(self) -> None:
+        """Sets the gauges of requests, for a scrape that may come while the engine sleeps."""
+        with self._news:
+            self._show()
 
     def submit(
         self,
@@ -258,9 +282,10 @@ class Engine:
             self._end(ticket, Unavailable("This worker is shutting down."))
 
     def _show(self) -> None:
-        held_up = sum(ticket.waiting for ticket in self._running)
-        self._metrics.requests_running.set(len(self._running) - held_up)
-        self._metrics.requests_waiting.set(len(self._queue) + held_up)
+        running = list(self._running)
+        held_up = sum(ticket.waiting for ticket in running)
+        self._metrics.requests_running.set(len(running) - held_up)
+        self._metrics.requests_waiting.set(self._expected + len(self._queue) + held_up)
 
 
 def _close(ticket: Ticket, problem: LatentBankError | None) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from pydantic import SecretStr
 
 from core.errors import LatentBankError, Unauthenticated, Unavailable
@@ -23,6 +23,7 @@ from core.residency import RESIDENCY_PATH, ResidencyReport
 from workers.inference.bank import Member
 from workers.inference.errors import error_body, install_errors
 from workers.inference.exchange import Exchange
+from workers.inference.exposition import exposition
 from workers.inference.pins import Pins
 from workers.inference.question import Delta, Finished, Question, Started
 from workers.inference.scheduler import Engine
@@ -77,9 +78,12 @@ def _add_operations(app: FastAPI, worker: Worker) -> None:
     @app.get("/metrics")
     def metrics() -> Response:
         with scraping:
+            model = None
             if worker.service is not None and worker.engine is not None:
+                model = worker.service.base.description.name
+                worker.engine.show()
                 worker.service.show_load(worker.engine.waiting_for)
-            return Response(generate_latest(worker.registry), media_type=CONTENT_TYPE_LATEST)
+            return Response(exposition(worker.registry, model), media_type=CONTENT_TYPE_LATEST)
 
 
 def _from_gateway(request: Request, x_latentbank_internal: Annotated[str, Header()] = "") -> None:
@@ -148,7 +152,7 @@ async def _answer(
 ) -> Response:
     service, engine = worker.ready()
     request_id = request.headers.get("x-request-id") or new_id("req")
-    with bind(request_id=request_id, tenant_id=question.tenant_id):
+    with bind(request_id=request_id, tenant_id=question.tenant_id), engine.expecting():
         admitted = await asyncio.to_thread(service.admit, question)
     exchange = Exchange(engine, question.tenant_id, request_id)
     exchange.submit(service.answer(admitted), admitted.digests)

@@ -33,12 +33,19 @@ class StandIn:
         self.app = FastAPI()
         self.app.post("/v1/chat/completions")(self.chat)
         self.app.get("/v1/models")(self.models)
+        self.app.get("/v1/models/{name:path}")(self.model)
         self.app.get("/v1/internal/residency")(self.residency)
 
     async def models(self, request: Request) -> Response:
         self.requests.append({"headers": dict(request.headers)})
         data = [{"id": "tiny", "object": "model", "created": 0, "owned_by": "latentbank"}]
         return JSONResponse({"object": "list", "data": data})
+
+    async def model(self, name: str, request: Request) -> Response:
+        self.requests.append({"headers": dict(request.headers), "model": name})
+        if name == "unknown":
+            return _error(404, "not_found")
+        return JSONResponse({"id": name, "object": "model", "created": 0, "owned_by": "latentbank"})
 
     async def residency(self, request: Request) -> Response:
         if request.headers.get("x-latentbank-internal") != self.token:

@@ -40,6 +40,21 @@ def test_the_openai_client_lists_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
 
 
+@pytest.mark.parametrize("name", ["tiny", "org/tiny-1.5_x@2", "mem_abc"])
+def test_a_model_is_looked_up_by_its_name(client: openai.OpenAI, inference: StandIn, name: str) -> None:
+    assert client.models.retrieve(name).id == name
+    assert inference.requests[-1]["model"] == name
+
+
+@pytest.mark.parametrize("name", ["unknown", "..%2Finternal%2Fresidency", "%2e%2e", "a%2F%2Fb", "a%3Fb", "a" * 300])
+def test_a_name_that_can_be_no_models_is_a_404_and_leads_nowhere_else(
+    gateway: Gateway, tenant: httpx.Client, inference: StandIn, name: str
+) -> None:
+    answer = tenant.get(f"/v1/models/{name}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert [one["model"] for one in inference.requests] == ([name] if name == "unknown" else [])
+
+
 def test_the_openai_client_understands_our_errors(client: openai.OpenAI, gateway: Gateway) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(**{**QUESTION, "model": "unknown"})  # type: ignore[call-overload]

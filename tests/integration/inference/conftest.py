@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from core.base_model.description import BaseDescription
 from core.retrieval.encoder import Encoder
@@ -53,9 +54,10 @@ class RunningWorker:
     def metrics(self) -> str:
         return httpx.get(f"{self.url}/metrics", timeout=30).text
 
-    def metric(self, line_start: str) -> float:
-        found = [line for line in self.metrics().splitlines() if line.startswith(f"{line_start} ")]
-        return float(found[0].rsplit(" ", 1)[1]) if found else 0.0
+    def metric(self, name: str) -> float:
+        """The sum over its labels; 0 where there is none."""
+        families = text_string_to_metric_families(self.metrics())
+        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
     def await_ready(self) -> None:
         until = time.monotonic() + START_SECONDS

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from core.errors import NotFound, ObjectMissing
+from core.adapters.peft_format import LoadedAdapter
+from core.errors import Conflict, NotFound, ObjectMissing
+from core.storage.manifest import Manifest
 from core.storage.publication import read_manifest
 from core.truth.database import Database
 from tests.unit.workers.inference.conftest import Stand
@@ -95,3 +97,20 @@ def test_where_all_slots_are_in_use_a_memory_is_loaded_into_ram(stand: Stand, pi
     assert entry.adapter_digest in stand.residency._ram.digests
     for flight in flights:
         list(flight)
+
+
+def test_unloading_while_it_is_being_loaded_wins(stand: Stand, pins: Pins, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = stand.publisher.publish(stand.publisher.tenant(), "Velmora", TEXT, seed=1)
+    load = stand.residency.load
+
+    def slow(manifest: Manifest) -> LoadedAdapter:
+        adapter = load(manifest)
+        pins.unload(entry.memory_id)
+        return adapter
+
+    monkeypatch.setattr(stand.residency, "load", slow)
+    with pytest.raises(Conflict, match="unloaded"):
+        pins.load(entry.memory_id)
+    assert pins.memory_ids == ()
+    assert not stand.residency.holds(entry.adapter_digest)
+    assert stand.residency.room == stand.residency.capacity

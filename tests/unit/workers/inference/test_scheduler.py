@@ -327,3 +327,23 @@ def test_the_engine_knows_which_adapters_are_waited_for() -> None:
     while engine.turn() or engine.waiting:
         pass
     assert engine.waiting_for == frozenset()
+
+
+def test_who_is_made_ready_counts_among_those_that_wait_and_is_turned_away_where_there_is_no_place() -> None:
+    registry = CollectorRegistry()
+    settings = ServingSettings(max_running=1, max_waiting=1)
+    engine = Engine(Counting(), InferenceMetrics(registry), settings)
+    inbox: list[Outcome] = []
+    with engine.expecting(), engine.expecting():
+        engine.show()
+        assert engine.waiting == registry.get_sample_value("vllm:num_requests_waiting") == 2
+        with pytest.raises(Overloaded), engine.expecting():
+            pass
+    engine.submit("t", asks(steps=9), inbox.append, "r0")
+    engine.turn()
+    with engine.expecting():
+        pass
+    engine.submit("t", work("a"), inbox.append, "r1")
+    with pytest.raises(Overloaded), engine.expecting():
+        pass
+    assert engine.waiting == 1
