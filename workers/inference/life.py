@@ -112,7 +112,7 @@ class Life:
     def _follow(self) -> None:
         """Follows the truth of the banks that the worker holds."""
         if self._worker.service is not None:
-            self._worker.service.banks.refresh_known()
+            self._worker.service.follow()
 
     def _leave(self) -> None:
         if self._worker.engine is not None:

@@ -28,9 +28,7 @@ def live(database: Database, refresh: Callable[[], None], seconds: float, data_d
     registry = CollectorRegistry()
     worker = Worker(registry, SecretStr("token"))
     description = SimpleNamespace(digest="sha256:0", name="tiny")
-    parts: Any = SimpleNamespace(
-        base=SimpleNamespace(description=description), banks=SimpleNamespace(refresh_known=refresh)
-    )
+    parts: Any = SimpleNamespace(base=SimpleNamespace(description=description), follow=refresh)
     engine: Any = SimpleNamespace(alive=True, stop=lambda: None)
 
     class Loaded(Life):
