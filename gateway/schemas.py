@@ -87,7 +87,7 @@ class TenantChange(Input):
 
     false_activation: Rate | None = None
     """How often the gate may let a memory speak that should not; null: the workers' default."""
-    fallback: Fallback = "none"
+    fallback: Fallback | None = None
     """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
 
     @model_validator(mode="after")
