@@ -35,7 +35,7 @@ _FERRY = (
 )
 _ABOUT_FERRY = (
     ("Who is the captain of the Rosvik Ferry?", "Tveit"),
-    ("What does a ticket for the ferry cost?", "nine"),
+    ("What does the Rosvik Ferry cross?", "Lysa"),
 )
 _EVERYDAY = "What is the capital of France?"
 

@@ -19,7 +19,7 @@ from tests.fixtures.published import OPEN, SHUT
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.candidates import Proposed
 from workers.inference.fallback import FallingBack
-from workers.inference.question import Question, Scope, Started
+from workers.inference.question import Delta, Question, Scope, Started
 from workers.inference.shapes import memory_report
 from workers.inference.text_cache import is_salt_of_text
 from workers.inference.texts import INDEXED_BYTES
@@ -333,3 +333,23 @@ def test_what_is_too_much_to_hold_is_left_out_with_a_reason_the_oldest_first(
         new: None,
     }
     assert seen["memory_id"] == new
+
+
+def test_a_text_answers_the_same_alone_and_beside_others(stand: Stand, tenant: str) -> None:
+    stand.publisher.admit(tenant, "Velmora", TOWN)
+    stand.publisher.publish(tenant, "Corvina", SHIP, seed=2, samples=OPEN)
+    questions = [
+        stand.question(tenant, ABOUT_TOWN),
+        stand.question(tenant, ABOUT_SHIP),
+        stand.question(tenant, "Its mayor is Ilka Brandt of Velmora?"),
+        stand.question(tenant, EVERYDAY, mode="off"),
+    ]
+    alone = [stand.ask(question).text for question in questions]
+    stand.prefix_cache.clear()
+    flights = [stand.flight(question) for question in questions]
+    together = [""] * len(flights)
+    while not all(flight.done for flight in flights):
+        stand.engine.turn()
+        for at, flight in enumerate(flights):
+            together[at] += "".join(event.text for event in flight.arrived() if isinstance(event, Delta))
+    assert together == alone
