@@ -64,8 +64,9 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
         eager = stack.tenant("eager", fallback="text")
         base = base_model(owner)
         early = remember(eager, {"title": "Rosvik Ferry", "text": _FERRY})
-        first = [ask(eager, base, question) for question in (*(q for q, _ in _ABOUT_FERRY), _EVERYDAY)]
+        # At once after the other, so that both are distilled in one run.
         sent = remember(owner, {"title": "The Marlow Tide Mill", "text": _CONTEXT})
+        first = [ask(eager, base, question) for question in (*(q for q, _ in _ABOUT_FERRY), _EVERYDAY)]
         for client, made in ((owner, sent), (eager, early)):
             job = job_ended(client, made["job_id"], 420)
             assert job["status"] == "succeeded", job

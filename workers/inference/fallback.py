@@ -78,14 +78,15 @@ class FallingBack:
         return None if "none" in (scope.fallback, following.fallback) or scope.mode == "off" else following
 
     def consider(
-        self, question: Question, scope: Scope, following: Following, found: Proposed
+        self, question: Question, scope: Scope, following: Following, found: Proposed, lacking: Sequence[str] = ()
     ) -> tuple[Backup, Proposed]:
         """What the texts can do beside `found`, and `found` in one order with them, without those they stand in for.
 
-        A memory asked for by its id is never absent: what is wrong with its text is raised.
+        `lacking` are memories that are asked for by their ids and have no adapter here. A memory asked for by its id is
+        never absent: what is wrong with its text is raised.
         """
         with_adapter = {candidate.member.entry.memory_id: candidate for candidate in found.candidates}
-        named = {*with_adapter, *(one.memory_id for one in found.absent), *(scope.ids or ())}
+        named = {*with_adapter, *(one.memory_id for one in found.absent), *lacking}
         records = self._texts.records(question.tenant_id, named)
         searched = {**records, **following.searched}
         wanted = [record for id_, record in searched.items() if id_ not in with_adapter and _within(record, scope)]

@@ -56,7 +56,7 @@ from workers.inference.question import (
 )
 from workers.inference.residency import Lease, Residency
 from workers.inference.scheduler import Work
-from workers.inference.texts import Following, Texts
+from workers.inference.texts import Texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,8 +128,8 @@ class Service:
             self.banks.require(bank, scope.ids or ())
             found = Proposed() if scope.mode == "off" else self._retrieval.propose(question.asked, scope, bank)
         else:
-            found = self._propose_beside_texts(question, scope, bank, following)
-            backup, found = self._fallback.consider(question, scope, following, found)
+            found, lacking = self._propose_beside_texts(question, scope, bank)
+            backup, found = self._fallback.consider(question, scope, following, found, lacking)
         for one in found.absent:
             self.metrics.candidates_unavailable.labels(one.reason).inc()
         gate, salt = self.banks.gate(bank), question.tenant_id
@@ -221,16 +221,19 @@ class Service:
         prompt = self._prompt(with_it)
         return prompt, self._limit(with_it, prompt)
 
-    def _propose_beside_texts(self, question: Question, scope: Scope, bank: Bank, following: Following) -> Proposed:
-        """As without texts, but whoever is asked for by its id may lack its adapter: then its text is looked for."""
+    def _propose_beside_texts(self, question: Question, scope: Scope, bank: Bank) -> tuple[Proposed, tuple[str, ...]]:
+        """As without texts, but who is asked for by its id may lack its adapter, and is named then."""
         ids = scope.ids or ()
-        self.banks.require(bank, [id_ for id_ in ids if id_ not in following.searched and id_ not in bank.refused])
+        lacking = tuple(id_ for id_ in ids if id_ not in bank.members)
+        there = self.texts.records(question.tenant_id, lacking)
+        self.banks.require(bank, [id_ for id_ in lacking if id_ not in there])
         try:
-            return self._retrieval.propose(question.asked, scope, bank)
+            return self._retrieval.propose(question.asked, scope, bank), lacking
         except (StorageError, AdapterInvalid, AdapterPending):
             if scope.ids is None:
                 raise
-            return Proposed()
+            # It is not said whose adapter it was.
+            return Proposed(), ids
 
     def _answer_from_text(self, admitted: Admitted, decision: Decision, text: FromText) -> Work:
         """The base answers alone, with the memory's text before the question."""

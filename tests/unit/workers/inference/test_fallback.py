@@ -333,6 +333,7 @@ def test_what_is_too_much_to_hold_is_left_out_with_a_reason_the_oldest_first(
         new: None,
     }
     assert seen["memory_id"] == new
+    assert report(stand, stand.question(tenant, ABOUT_TOWN, model=old))["memory_id"] == old
 
 
 def test_a_text_answers_the_same_alone_and_beside_others(stand: Stand, tenant: str) -> None:
@@ -353,3 +354,11 @@ def test_a_text_answers_the_same_alone_and_beside_others(stand: Stand, tenant: s
         for at, flight in enumerate(flights):
             together[at] += "".join(event.text for event in flight.arrived() if isinstance(event, Delta))
     assert together == alone
+
+
+def test_of_many_that_are_asked_for_by_id_only_those_without_an_adapter_are_read(stand: Stand, tenant: str) -> None:
+    ready = [stand.publisher.publish(tenant, f"Corvina {i}", SHIP, seed=i).memory_id for i in (1, 2, 3)]
+    waiting, _ = stand.publisher.admit(tenant, "Velmora", TOWN)
+    seen = report(stand, stand.question(tenant, ABOUT_SHIP, ids=(*ready, waiting)))
+    by_text = {one["memory_id"] for one in seen["candidates"] if one.get("by_text")}
+    assert (by_text, len(seen["candidates"])) == ({waiting}, 3)
