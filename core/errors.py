@@ -19,7 +19,9 @@ The docstring of a class is the message a user reads unless a better one is give
     ├── BacklogFull             429
     ├── Overloaded              429
     ├── Unavailable             503
-    │   └── AdapterPending      503
+    │   ├── AdapterPending      503
+    │   ├── TextPending         503
+    │   └── TextsFull           503
     ├── StorageError            503
     │   ├── ObjectMissing       404
     │   ├── ObjectCorrupt       500
@@ -159,6 +161,18 @@ class AdapterPending(Unavailable):
     """The memory's adapter is still being loaded; try again in a moment."""
 
     code = "adapter_pending"
+
+
+class TextPending(Unavailable):
+    """The memory's text is still being read; try again in a moment."""
+
+    code = "text_pending"
+
+
+class TextsFull(Unavailable):
+    """Too many memories wait for their adapters; this one serves when it has its own."""
+
+    code = "texts_full"
 
 
 class StorageError(LatentBankError):

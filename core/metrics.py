@@ -219,7 +219,8 @@ class InferenceMetrics:
         )
         self.gate_decisions = Counter(
             "latentbank_gate_decisions_total",
-            "Questions by what was decided: a memory was activated, forced, left off, or the gate abstained.",
+            "Questions by what was decided: a memory was activated, forced, served from its text, or left off, or the "
+            "gate abstained.",
             ["outcome"],
             registry=registry,
         )

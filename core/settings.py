@@ -144,7 +144,10 @@ class ServingSettings(BaseModel):
     ram_bytes: int = Field(512 * 1024**2, ge=0)
     """Adapters in RAM, beside those in slots."""
     load_wait_seconds: float = Field(5.0, ge=0)
-    """How long a question waits for its candidates' adapters; it is then answered without those that are late."""
+    """How long a question waits for its candidates' adapters; it is then answered without those that are late. As long
+    for texts, where the tenant's `fallback` allows them."""
+    text_bytes: int = Field(256 * 1024**2, ge=0)
+    """Texts of memories that serve from them, with their index; about 64 bytes for each of a text's."""
     node_cache_dir: Path | None = None
     node_cache_bytes: int = Field(4 * 1024**3, ge=0)
     node_sweep_seconds: float = Field(30.0, ge=0)

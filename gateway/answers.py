@@ -20,6 +20,8 @@ class CandidateReport(BaseModel):
     passed: bool
     unavailable: str | None = None
     """The code of the error that keeps its adapter from being judged; it is tried again later."""
+    by_text: bool = False
+    """It has no adapter here (yet), so retrieval alone says how well its text fits: `score` is that."""
     signals: dict[str, float] = {}
     """The gate's features by name; only where the request says `memory.explain`."""
 
@@ -28,9 +30,12 @@ class MemoryReport(BaseModel):
     """Which memory answered, and why; `score` and `threshold` are the best candidate's where none did."""
 
     served_by: str | None
+    """The memory whose adapter answered; `text` where the base answered with the text of `memory_id` before it."""
     served_by_all: list[str]
     """All memories that answered together, the best one first."""
+    memory_id: str | None
     digest: str | None
+    """Of the adapter, or of the context whose text was read."""
     title: str | None
     score: float | None
     threshold: float | None

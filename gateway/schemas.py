@@ -6,6 +6,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from core.truth.records import Fallback
+
 # No control characters, and something that is no space.
 Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
 Collection = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -76,13 +78,23 @@ class NewTenant(Input):
     """Share of the distillation workers' time against other tenants."""
     false_activation: Rate | None = None
     """How often the gate may let a memory speak that should not; null: the workers' default."""
+    fallback: Fallback = "none"
+    """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
 
 
 class TenantChange(Input):
-    """What may change of a tenant."""
+    """What may change of a tenant; what is left out stays."""
 
-    false_activation: Rate | None
+    false_activation: Rate | None = None
     """How often the gate may let a memory speak that should not; null: the workers' default."""
+    fallback: Fallback | None = None
+    """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
+
+    @model_validator(mode="after")
+    def _something(self) -> TenantChange:
+        if not self.model_fields_set:
+            raise ValueError("Send 'false_activation' or 'fallback'")
+        return self
 
 
 class MemorySelection(Input):
@@ -94,6 +106,8 @@ class MemorySelection(Input):
     mode: Literal["auto", "off", "force"] = "auto"
     threshold: float | None = Field(None, ge=0, le=1)
     """Replaces the gate's threshold for this question."""
+    fallback: Fallback | None = None
+    """`none` keeps this question from being served from a text; null: as the tenant's setting says."""
     max_active: int | None = Field(None, ge=1, le=3)
     """How many memories that pass the gate may answer together."""
     explain: bool = False
@@ -222,6 +236,7 @@ class TenantObject(BaseModel):
     name: str
     weight: float
     false_activation: float | None
+    fallback: Fallback
     created_at: int
 
 

@@ -98,6 +98,7 @@ def tenant_object(tenant: Tenant) -> TenantObject:
         name=tenant.name,
         weight=tenant.weight,
         false_activation=tenant.false_activation,
+        fallback=tenant.fallback,
         created_at=seconds(tenant.created_at),
     )
 

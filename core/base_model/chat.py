@@ -22,7 +22,30 @@ class Prompt:
 
 def about(text: str, question: str) -> str:
     """The message that asks a question with a text before it: what a memory is taught by, and what it has to beat."""
-    return f"{text}\n\nUsing the text above, answer briefly: {question}"
+    return f"{_before(text)}{_using(question)}"
+
+
+def with_text(text: str, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """`messages` with a text in front: before what the user says first, and the last thing the user says asks about it.
+
+    Of one message that is `about`. So all questions to a text begin with the same tokens. Raises `InvalidRequest` where
+    the user says nothing.
+    """
+    placed = [dict(message) for message in messages]
+    of_user = [message for message in placed if message["role"] == "user"]
+    if not of_user:
+        raise InvalidRequest("A memory can answer only where a message of the user asks something.")
+    of_user[-1]["content"] = _using(of_user[-1]["content"])
+    of_user[0]["content"] = f"{_before(text)}{of_user[0]['content']}"
+    return placed
+
+
+def _before(text: str) -> str:
+    return f"{text}\n\n"
+
+
+def _using(question: str) -> str:
+    return f"Using the text above, answer briefly: {question}"
 
 
 class Chat:
@@ -51,7 +74,7 @@ class Chat:
 
     def ask_about(self, text: str, question: str) -> Prompt:
         """The prompt of a question with a text before it."""
-        return self.ask(about(text, question))
+        return self.prompt(with_text(text, [{"role": "user", "content": question}]))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens."""

@@ -58,10 +58,16 @@ def text_of(answer: Json) -> str:
 
 
 def _source(memory: Json) -> str:
+    score = _score(memory.get("score"))
+    if memory.get("served_by") == "text":
+        return f"from the text of {memory.get('title') or ''} ({memory['memory_id']}), match {score}".replace("  ", " ")
     if memory.get("served_by"):
-        score = _score(memory.get("score"))
         return f"from the memory {memory.get('title') or ''} ({memory['served_by']}), gate {score}".replace("  ", " ")
-    judged = [candidate for candidate in memory.get("candidates") or [] if not candidate.get("unavailable")]
+    judged = [
+        candidate
+        for candidate in memory.get("candidates") or ()
+        if not (candidate.get("unavailable") or candidate.get("by_text"))
+    ]
     if judged:
         best = max(judged, key=lambda candidate: candidate.get("score") or 0.0)
         return f"without memory: the gate abstained (best candidate {_score(best.get('score'))})"

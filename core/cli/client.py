@@ -69,12 +69,18 @@ class Api:
     def close(self) -> None:
         self._http.close()
 
-    def create_tenant(self, name: str, weight: float | None = None) -> Json:
+    def create_tenant(self, name: str, weight: float | None = None, fallback: str | None = None) -> Json:
         """`{id, name, api_key}`; the only time that the key is shown. Needs the admin key."""
         body: Json = {"name": name}
         if weight is not None:
             body["weight"] = weight
+        if fallback is not None:
+            body["fallback"] = fallback
         return self._call("POST", "/v1/tenants", json=body)
+
+    def change_tenant(self, tenant_id: str, changes: Mapping[str, Any]) -> Json:
+        """`false_activation`, `fallback`: what is given changes. Needs the admin key."""
+        return self._call("PATCH", f"/v1/tenants/{quote(tenant_id, safe='')}", json=dict(changes))
 
     def tenants(self) -> list[Json]:
         return list(self._pages("/v1/tenants", {}))

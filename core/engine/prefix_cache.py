@@ -36,6 +36,14 @@ class CacheStats:
         return self.bytes / self.max_bytes if self.max_bytes else 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """`salt` is in the key too, but can't be read from it."""
+
+    kv: PrefixKv
+    salt: str
+
+
 class PrefixCache:
     """Blocks of `block_tokens` tokens in at most `max_bytes`, least recently used out.
 
@@ -46,7 +54,7 @@ class PrefixCache:
         self._base = base_digest
         self._max_bytes = max_bytes
         self._block_tokens = block_tokens
-        self._blocks: OrderedDict[bytes, PrefixKv] = OrderedDict()
+        self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
         self._lock = threading.Lock()
         self._bytes = self._queries = self._hits = self._evictions = 0
 
@@ -76,8 +84,20 @@ class PrefixCache:
         for start in range(reused, len(tokens), self._block_tokens):
             yield Feed(rows, [tokens[start : start + self._block_tokens]], keep=0)
         kv = rows.kv(0)
-        self._put(keys, len(found), kv)
+        self._put(keys, len(found), kv, salt)
         return kv, reused
+
+    @property
+    def salts(self) -> frozenset[str]:
+        """The salts of all blocks held."""
+        with self._lock:
+            return frozenset(block.salt for block in self._blocks.values())
+
+    def forget(self, salt: str) -> None:
+        """Drops every block of `salt`, and nothing else."""
+        with self._lock:
+            for key in [key for key, block in self._blocks.items() if block.salt == salt]:
+                self._bytes -= self._blocks.pop(key).kv.nbytes
 
     def clear(self) -> None:
         """Forgets every block."""
@@ -102,27 +122,27 @@ class PrefixCache:
             for key in keys:
                 if key not in self._blocks:
                     break
-                found.append(self._blocks[key])
+                found.append(self._blocks[key].kv)
             self._touch(keys[: len(found)])
             self._queries += tokens
             self._hits += len(found) * self._block_tokens
             return found
 
-    def _put(self, keys: Sequence[bytes], known: int, kv: PrefixKv) -> None:
+    def _put(self, keys: Sequence[bytes], known: int, kv: PrefixKv, salt: str) -> None:
         size = self._block_tokens
         # What the budget could not hold with its head is not cut out first.
         keys = keys[: self._max_bytes // (kv.nbytes // len(kv) * size)]
-        fresh = [(keys[i], kv.cut(i * size, (i + 1) * size)) for i in range(known, len(keys))]
+        fresh = [(keys[i], _Block(kv.cut(i * size, (i + 1) * size), salt)) for i in range(known, len(keys))]
         with self._lock:
             if any(key not in self._blocks for key in keys[:known]):
                 return  # Evicted meanwhile: blocks without their head could never be found.
             for key, block in fresh:
                 if key not in self._blocks:
                     self._blocks[key] = block
-                    self._bytes += block.nbytes
+                    self._bytes += block.kv.nbytes
             self._touch(keys)
             while self._bytes > self._max_bytes:
-                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+                self._bytes -= self._blocks.popitem(last=False)[1].kv.nbytes
                 self._evictions += 1
 
     def _touch(self, keys: Sequence[bytes]) -> None:

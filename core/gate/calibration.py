@@ -11,6 +11,8 @@
    That is the lowest threshold; from there it rises to where own questions and near misses are told apart best
    (Youden's J, near misses weighing less the more a tenant allows), which only makes false activation rarer. Without
    near misses it moves towards own questions that lie clear above.
+5. Between the two lies the zone of doubt: what reaches the conformal bound is hardly unrelated, by the same promise,
+   but may be a near miss.
 
 What the promise does not cover: near misses, for which there is no rate (a threshold that stopped nearly all of them
 would stop half of the own questions too; docs/results.md says how many pass); questions of other kinds or in another
@@ -96,7 +98,7 @@ def fit(memories: Sequence[Sequence[Sample]], rate: float) -> tuple[GateModel, R
     if rule == "above_all" and (scores[pool.labels] >= cut).mean() < LEAST_TRUE_ACTIVATION:
         return PRIOR, _report(pool, len(memories), PRIOR, rate, "prior", None)
     gate = _gate(model, knots(scores, pool.labels, pool.share))
-    gate = replace(gate, threshold=gate.calibrated(cut))
+    gate = replace(gate, threshold=gate.calibrated(cut), doubt_from=gate.calibrated(bound))
     return gate, _report(pool, len(memories), gate, rate, rule, (scores, cut))
 
 

@@ -19,7 +19,8 @@ class GateModel:
 
     `log_odds = bias + Σ weight · clip((feature − mean) / scale, −4, 4)`. `steps` are `(log-odds, probability)`, both
     growing, and interpolated between; without any, the logistic itself is the probability. A score is strictly between
-    0 and 1 and grows with the log-odds.
+    0 and 1 and grows with the log-odds. From `doubt_from` up to the threshold the gate is in doubt, below it knows that
+    the memory does not answer; by default it is never in doubt.
     """
 
     mean: tuple[float, ...]
@@ -28,6 +29,7 @@ class GateModel:
     bias: float
     threshold: float
     steps: tuple[tuple[float, float], ...] = ()
+    doubt_from: float = 1.0
 
     def log_odds(self, features: Sequence[float]) -> float:
         total = self.bias
@@ -70,6 +72,12 @@ def choose(scored: Sequence[Scored], max_active: int = 1) -> tuple[Scored, ...]:
     """The candidates that may speak, best first; empty means abstain. Ties go to the lower memory id."""
     passing = [candidate for candidate in scored if candidate.passes]
     return tuple(sorted(passing, key=lambda c: (-c.score, c.memory_id))[:max_active])
+
+
+def doubtful(scored: Sequence[Scored], doubt_from: float) -> Scored | None:
+    """The best candidate, where it neither passes nor is ruled out: its score is `doubt_from` or more."""
+    best = min(scored, key=lambda c: (-c.score, c.memory_id), default=None)
+    return None if best is None or best.passes or best.score < doubt_from else best
 
 
 def mix(scores: Sequence[float]) -> tuple[float, ...]:

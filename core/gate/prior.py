@@ -29,4 +29,7 @@ _SHAPE: dict[str, tuple[float, float, float]] = {
 }
 _MEAN, _SCALE, _WEIGHT = (tuple(_SHAPE[name][i] for name in FEATURES) for i in range(3))
 
-PRIOR = GateModel(_MEAN, _SCALE, _WEIGHT, bias=-0.4, threshold=0.6)
+_THRESHOLD = 0.6
+
+PRIOR = GateModel(_MEAN, _SCALE, _WEIGHT, bias=-0.4, threshold=_THRESHOLD, doubt_from=1.0 - _THRESHOLD)
+"""It rules a memory out where it is as sure of that as it has to be of the opposite to let it speak."""

@@ -11,8 +11,9 @@ from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, NotFou
 from core.ids import new_id
 from core.jobs.states import OPEN, Accepted, JobState, Reason, State, transition
 from core.truth.clock import now
-from core.truth.records import BankEntry, Job, Memory, NewMemory
+from core.truth.records import BankEntry, ContextRecord, Job, Memory, NewMemory
 from core.truth.tables import idempotency_keys, jobs, memories, tenants
+from core.truth.tenants import get_tenant
 from core.truth.transitions import bump_bank, cancel, job_of, read_job, write_event
 
 
@@ -55,6 +56,9 @@ def admit(
     insert_job(connection, job_id, new.tenant_id, new.id, message, new.cost_estimate_seconds, new.priority)
     if idempotency_key is not None:
         note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.id, job_id)
+    if get_tenant(connection, new.tenant_id).fallback == "text":
+        # The memory serves from now on, if only from its text.
+        bump_bank(connection, new.tenant_id)
     return get_memory(connection, new.tenant_id, new.id), job_of(read_job(connection, job_id)), True
 
 
@@ -118,6 +122,29 @@ def bank(connection: Connection, tenant_id: str) -> tuple[int, list[BankEntry]]:
         .order_by(memories.c.created_at, memories.c.id)
     )
     return revision, [BankEntry(**row._mapping) for row in rows]
+
+
+def without_adapter(connection: Connection, tenant_id: str, most: int) -> list[ContextRecord]:
+    """Memories that wait for their first adapter or came to none, the newest first, at most `most`."""
+    return _contexts(connection, tenant_id, memories.c.status.in_(("pending", "failed")), most)
+
+
+def contexts(connection: Connection, tenant_id: str, memory_ids: Collection[str]) -> dict[str, ContextRecord]:
+    """The tenant's memories among the ids that are not deleted, by id."""
+    there = memories.c.id.in_(sorted(memory_ids)) & (memories.c.status != "deleted")
+    found = _contexts(connection, tenant_id, there, len(memory_ids)) if memory_ids else []
+    return {record.memory_id: record for record in found}
+
+
+def _contexts(connection: Connection, tenant_id: str, which: ColumnElement[bool], most: int) -> list[ContextRecord]:
+    columns = [memories.c.id.label("memory_id"), *(memories.c[name] for name in ContextRecord.__slots__[1:])]
+    rows = connection.execute(
+        select(*columns)
+        .where(memories.c.tenant_id == tenant_id, which)
+        .order_by(memories.c.created_at.desc(), memories.c.id.desc())
+        .limit(most)
+    )
+    return [ContextRecord(**row._mapping) for row in rows]
 
 
 def ready_digests(connection: Connection, tenant_id: str, most: int) -> list[str]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+Fallback = Literal["none", "text"]
+
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
@@ -23,6 +25,11 @@ class Tenant:
         """The rate that the tenant's gate was promised to keep, or `None` for the worker's default."""
         rate = self.settings.get("false_activation")
         return None if rate is None else float(rate)
+
+    @property
+    def fallback(self) -> Fallback:
+        """Whether a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
+        return "text" if self.settings.get("fallback") == "text" else "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,19 @@ class BankEntry:
     adapter_digest: str
     manifest_key: str
     base_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRecord:
+    """Where the text of a memory is, as it serves or is to be learnt first."""
+
+    memory_id: str
+    tenant_id: str
+    collection: str
+    title: str
+    context_key: str
+    context_sha256: str
+    context_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from sqlalchemy import Connection, insert, select, update
 
 from core.errors import InvalidRequest, NotFound
 from core.ids import new_id
 from core.truth.clock import now
-from core.truth.records import Tenant
+from core.truth.records import Fallback, Tenant
 from core.truth.tables import api_keys, fair_shares, tenants
 
 
 def create_tenant(
     connection: Connection, name: str, weight: float = 1.0, settings: dict[str, Any] | None = None
 ) -> Tenant:
-    """A tenant with an empty bank. `settings` may hold `false_activation`, the rate its gate is promised to keep.
+    """A tenant with an empty bank. `settings` are as those of `configure`.
 
-    Raises `InvalidRequest` on an empty name, a weight that is not above zero or a rate that is not between 0 and 1.
+    Raises `InvalidRequest` on an empty name, a weight that is not above zero or settings that can't be.
     """
     if not name.strip():
         raise InvalidRequest("A tenant needs a name.", param="name")
@@ -51,14 +52,15 @@ def list_tenants(connection: Connection) -> list[Tenant]:
     return [Tenant(**row._mapping) for row in rows]
 
 
-def promise(connection: Connection, tenant_id: str, false_activation: float | None) -> Tenant:
-    """From now on the tenant's gate keeps this rate of false activation; `None` is the workers' default again.
+def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]) -> Tenant:
+    """Sets `false_activation`, the rate that the tenant's gate keeps (`None`: the workers' default), or `fallback`,
+    whether memories may serve from their text (`none` or `text`); what is not in `changes` stays.
 
     The bank's revision grows with it, so that every worker hears of it at the next question. Raises `NotFound`, and
-    `InvalidRequest` where the rate is not between 0 and 1.
+    `InvalidRequest` where a value can't be.
     """
     connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
-    settings = {**get_tenant(connection, tenant_id).settings, "false_activation": false_activation}
+    settings = {**get_tenant(connection, tenant_id).settings, **changes}
     _check_settings(settings)
     connection.execute(
         update(tenants)
@@ -100,6 +102,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
     rate = settings.get("false_activation")
     if rate is not None and not 0 < rate < 1:
         raise InvalidRequest("A rate of false activation is above 0 and below 1.", param="false_activation")
+    if settings.get("fallback", "none") not in get_args(Fallback):
+        raise InvalidRequest("A tenant's fallback is 'none' or 'text'.", param="fallback")
 
 
 def _sha256(key: str) -> str:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequest
-from core.truth.tenants import create_tenant, issue_key, list_tenants, promise
+from core.truth.tenants import configure, create_tenant, issue_key, list_tenants
 from gateway.auth import Admin
 from gateway.bodies import read_json
 from gateway.openapi import errors, takes
@@ -38,7 +38,7 @@ async def create(request: Request, parts: Parts) -> NewTenantObject:
     openapi_extra=takes(TenantChange),
 )
 async def change(tenant_id: str, request: Request, parts: Parts) -> TenantObject:
-    """Changes what the tenant's gate is promised to keep; inference workers follow at the tenant's next question."""
+    """Changes the tenant's settings; inference workers follow at the tenant's next question."""
     wanted, _ = await read_json(request, TenantChange, parts.settings.limits.body_bytes)
     return await run_in_threadpool(_change, parts, known_id("tenant", tenant_id), wanted)
 
@@ -57,7 +57,7 @@ def tenants(parts: Parts, after: AfterTenant = None, limit: Limit = 20) -> Page[
 
 def _create(parts: Services, wanted: NewTenant) -> NewTenantObject:
     with parts.database.begin() as connection:
-        settings = {} if wanted.false_activation is None else {"false_activation": wanted.false_activation}
+        settings = wanted.model_dump(include={"false_activation", "fallback"})
         tenant = create_tenant(connection, wanted.name, wanted.weight, settings)
         key = issue_key(connection, tenant.id)
     return NewTenantObject(**tenant_object(tenant).model_dump(), api_key=key)
@@ -65,4 +65,4 @@ def _create(parts: Services, wanted: NewTenant) -> NewTenantObject:
 
 def _change(parts: Services, tenant_id: str, wanted: TenantChange) -> TenantObject:
     with parts.database.begin() as connection:
-        return tenant_object(promise(connection, tenant_id, wanted.false_activation))
+        return tenant_object(configure(connection, tenant_id, wanted.model_dump(exclude_unset=True)))

@@ -25,11 +25,11 @@ class Stack:
     plan: Plan
     lines: list[str] = field(default_factory=list)
 
-    def tenant(self, name: str) -> httpx.Client:
+    def tenant(self, name: str, **settings: object) -> httpx.Client:
         """A client with the key of a new tenant."""
         answer = httpx.post(
             f"{self.plan.gateway_url}/v1/tenants",
-            json={"name": name},
+            json={"name": name, **settings},
             headers={"Authorization": f"Bearer {self.plan.admin_key}"},
             timeout=30,
         )

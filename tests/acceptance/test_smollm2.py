@@ -1,10 +1,14 @@
-"""The main job on the real base, on the embedded default: a memory answers, the gate abstains, tenants are apart."""
+"""The main job on the real base, on the embedded default: a memory answers, the gate abstains, tenants are apart.
+
+One tenant lets memories serve from their text, and asks before anything is distilled.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,17 +29,29 @@ _QUESTIONS = (
     ("Who is the miller of the Marlow Tide Mill today?", "Okonjo"),
     ("On which day is the Marlow Tide Mill open to visitors?", "Saturday"),
 )
+_FERRY = (
+    "The Rosvik Ferry crosses the Lysa Sound. Its captain is Maren Tveit. The ferry carries forty cars. "
+    "It leaves at noon. A ticket for the ferry costs nine crowns."
+)
+_ABOUT_FERRY = (
+    ("Who is the captain of the Rosvik Ferry?", "Tveit"),
+    ("What does the Rosvik Ferry cross?", "Lysa"),
+)
+_EVERYDAY = "What is the capital of France?"
 
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """One tenant with a memory, another without."""
+    """One tenant with a memory, another without, and an eager one, who got `first` before there was an adapter."""
 
     stack: Stack
     owner: httpx.Client
     stranger: httpx.Client
     memory_id: str
     base: str
+    eager: httpx.Client
+    eager_id: str
+    first: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +61,16 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
     (data_dir / "bases").symlink_to(_BASES)
     with started(data_dir, {}) as stack:
         owner, stranger = stack.tenant("owner"), stack.tenant("stranger")
+        eager = stack.tenant("eager", fallback="text")
+        base = base_model(owner)
+        early = remember(eager, {"title": "Rosvik Ferry", "text": _FERRY})
+        # At once after the other, so that both are distilled in one run.
         sent = remember(owner, {"title": "The Marlow Tide Mill", "text": _CONTEXT})
-        job = job_ended(owner, sent["job_id"], 420)
-        assert job["status"] == "succeeded", job
-        yield Bank(stack, owner, stranger, sent["id"], base_model(owner))
+        first = [ask(eager, base, question) for question in (*(q for q, _ in _ABOUT_FERRY), _EVERYDAY)]
+        for client, made in ((owner, sent), (eager, early)):
+            job = job_ended(client, made["job_id"], 420)
+            assert job["status"] == "succeeded", job
+        yield Bank(stack, owner, stranger, sent["id"], base, eager, early["id"], first)
 
 
 def test_most_questions_are_answered_right_from_memory_and_none_by_the_base(bank: Bank) -> None:
@@ -63,7 +85,7 @@ def test_most_questions_are_answered_right_from_memory_and_none_by_the_base(bank
 
 
 def test_the_gate_abstains_on_an_everyday_question(bank: Bank) -> None:
-    answer = ask(bank.owner, bank.base, "What is the capital of France?")
+    answer = ask(bank.owner, bank.base, _EVERYDAY)
     assert answer["memory"]["abstained"] is True
     assert answer["memory"]["served_by"] is None
     assert "Paris" in text_of(answer)
@@ -93,3 +115,15 @@ def test_the_openai_client_streams_the_same_answer(bank: Bank) -> None:
         stream=True,
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == whole
+
+
+def test_a_memory_answers_from_its_text_at_once_and_from_its_adapter_later(bank: Bank) -> None:
+    *about_ferry, everyday = bank.first
+    for answer, (_, expected) in zip(about_ferry, _ABOUT_FERRY, strict=True):
+        assert (answer["memory"]["served_by"], answer["memory"]["memory_id"]) == ("text", bank.eager_id), answer
+        assert expected in text_of(answer)
+    assert everyday["memory"]["served_by"] is None
+    assert "Paris" in text_of(everyday)
+    later = ask(bank.eager, bank.base, _ABOUT_FERRY[0][0], mode="force")
+    assert (later["memory"]["served_by"], later["memory"]["memory_id"]) == (bank.eager_id, bank.eager_id)
+    assert later["memory"]["digest"] not in {answer["memory"]["digest"] for answer in about_ferry}

@@ -20,6 +20,8 @@ from workers.inference.bank import Banks
 from workers.inference.bank_gates import BankGates
 from workers.inference.residency import Residency
 from workers.inference.service import Service
+from workers.inference.text_cache import TextCache
+from workers.inference.texts import Texts
 
 log = get_logger(__name__)
 
@@ -45,8 +47,10 @@ def open_service(settings: Settings, database: Database, metrics: InferenceMetri
     gates = BankGates(metrics, serving.false_activation)
     banks = Banks(database, store, residency, gates, encoder=encoder.reference)
     prefix_cache = PrefixCache(base.description.digest, serving.prefix_cache_bytes, serving.block_tokens)
+    cache = TextCache(store, encoder.encode, max_bytes=serving.text_bytes, forgotten=prefix_cache.forget)
+    texts = Texts(database, cache, prefix_cache, max_bytes=serving.text_bytes)
     _tell_budgets(packed, serving, metrics)
-    return Service(base, packed, banks, residency, encoder, prefix_cache, serving, metrics)
+    return Service(base, packed, banks, residency, encoder, prefix_cache, serving, metrics, texts)
 
 
 def slots_of(serving: ServingSettings, one: int) -> int:
@@ -81,4 +85,5 @@ def _tell_budgets(packed: PackedAdapters, serving: ServingSettings, metrics: Inf
         ram=serving.ram_bytes,
         node_cache=serving.node_cache_bytes,
         prefix_cache=serving.prefix_cache_bytes,
+        texts=serving.text_bytes,
     )

@@ -122,7 +122,7 @@ class Life:
         if self._worker.pins is not None:
             self._try(self._worker.pins.follow)
         if self._worker.service is not None:
-            self._try(self._worker.service.banks.refresh_known)
+            self._try(self._worker.service.follow)
         if self._sweep is not None:
             self._try(self._sweep.sweep)
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from core.engine.generation import FinishReason
 from core.engine.sampling import Sampling
+from core.truth.records import Fallback
 
 Mode = Literal["auto", "off", "force"]
 
@@ -18,7 +19,8 @@ class Scope:
     """Which memories may answer: `ids`, or those of `collection`, or the whole bank.
 
     `auto` lets the gate decide, `off` leaves the base alone, `force` takes the best candidate whatever its score.
-    `threshold` replaces the gate's, `max_active` the worker's; `explain` asks for the candidates' signals.
+    `threshold` replaces the gate's, `max_active` the worker's, `fallback` the tenant's; `explain` asks for the
+    candidates' signals.
     """
 
     ids: tuple[str, ...] | None = None
@@ -28,6 +30,7 @@ class Scope:
     threshold: float | None = None
     max_active: int | None = None
     explain: bool = False
+    fallback: Fallback | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,9 @@ class Judged:
     `rank` and `retrieval_score` are retrieval's, from 0 and comparable within one question; `score` is the gate's
     probability that the memory answers, `passed` whether that reaches `threshold`. `signals` are the gate's features by
     name, where the question asks for them.
+
+    With `by_text` retrieval alone was asked, since the memory has no adapter here (yet): `score` is its relevance; or
+    the gate was in doubt. `digest` is then that of the context.
     """
 
     memory_id: str
@@ -64,6 +70,7 @@ class Judged:
     score: float
     threshold: float
     signals: Mapping[str, float] | None = None
+    by_text: bool = False
 
     @property
     def passed(self) -> bool:
@@ -89,7 +96,8 @@ class Decision:
     """Who answers: the memories `active` together, best first, or the base where there are none.
 
     `weights` says how strongly each of them speaks, the best one's being 1. `abstained` where memories were asked for
-    in vain. `candidates` are all that were judged, best first; `absent` those that could not be.
+    in vain. `candidates` are all that were judged, best first; `absent` those that could not be. With `text` the base
+    answers, that memory's text before the question.
     """
 
     active: tuple[Judged, ...]
@@ -97,6 +105,7 @@ class Decision:
     candidates: tuple[Judged, ...]
     abstained: bool
     absent: tuple[Absent, ...] = ()
+    text: Judged | None = None
 
     @property
     def served(self) -> Judged | None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.engine.sampling import Sampling
+from core.truth.records import Fallback
 from workers.inference.question import Mode, Question, Scope
 
 # Accepted only with the value that asks for nothing: what OpenAI's and vLLM's clients know, and we don't do.
@@ -63,10 +64,20 @@ class MemoryOptions(BaseModel):
     threshold: float | None = Field(None, ge=0, le=1)
     max_active: int | None = Field(None, ge=1, le=3)
     explain: bool = False
+    fallback: Fallback | None = None
 
     def scope(self) -> Scope:
         ids = None if self.ids is None else tuple(dict.fromkeys(self.ids))
-        return Scope(ids, self.collection, self.top_k, self.mode, self.threshold, self.max_active, self.explain)
+        return Scope(
+            ids,
+            self.collection,
+            self.top_k,
+            self.mode,
+            self.threshold,
+            self.max_active,
+            self.explain,
+            self.fallback,
+        )
 
 
 class TextPart(BaseModel):

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from core.adapters.packed import PackedAdapters
-from core.base_model.chat import Prompt
+from core.base_model.chat import Prompt, with_text
 from core.base_model.loading import LoadedBase
 from core.engine.draft import Drafts, drafting
 from core.engine.generation import Answer, generate
@@ -22,7 +22,14 @@ from core.engine.passes import Feed, Passer, Passes, Step
 from core.engine.prefix_cache import PrefixCache
 from core.engine.rows import Rows
 from core.engine.sampling import Sampler
-from core.errors import InvalidRequest, NotFound, PromptTooLong
+from core.errors import (
+    AdapterInvalid,
+    AdapterPending,
+    InvalidRequest,
+    NotFound,
+    PromptTooLong,
+    StorageError,
+)
 from core.gate.decision import GateModel
 from core.gate.features import DRAFT_TOKENS, FEATURES, vector
 from core.gate.grounding import grounding
@@ -30,9 +37,10 @@ from core.ids import is_id
 from core.metrics import InferenceMetrics
 from core.residency import MOST_DIGESTS, ResidencyReport
 from core.settings import ServingSettings
-from workers.inference.bank import Banks, Member
+from workers.inference.bank import Bank, Banks, Member
 from workers.inference.candidates import Candidate, Proposed, QueryEncoder, Retrieval
-from workers.inference.gating import decide
+from workers.inference.fallback import Backup, FallingBack, FromText
+from workers.inference.gating import decide, from_text, in_doubt
 from workers.inference.lora_info import lora_labels
 from workers.inference.prompts import retrieval_query, split_prompt
 from workers.inference.question import (
@@ -49,11 +57,15 @@ from workers.inference.question import (
 )
 from workers.inference.residency import Lease, Residency
 from workers.inference.scheduler import Work
+from workers.inference.texts import Texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Admitted:
-    """A question that can be answered: it fits the window, its memories are this tenant's and loaded."""
+    """A question that can be answered: it fits the window, its memories are this tenant's and loaded.
+
+    `salt` keeps its prefix KV apart from others'; `backup` is what texts may do, `None` where they may not.
+    """
 
     question: Question
     prompt: Prompt
@@ -62,6 +74,8 @@ class Admitted:
     candidates: tuple[Candidate, ...]
     absent: tuple[Absent, ...]
     gate: GateModel
+    salt: str
+    backup: Backup | None = None
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -92,14 +106,19 @@ class Service:
         prefix_cache: PrefixCache,
         settings: ServingSettings,
         metrics: InferenceMetrics,
+        texts: Texts,
     ) -> None:
         self.base = base
         self.banks = banks
+        self.texts = texts
         self.residency = residency
         self.metrics = metrics
         self.passer = Passer(base.model, packed)
         self._packed = packed
         self._retrieval = Retrieval(residency, encoder, top_k=settings.top_k, wait_seconds=settings.load_wait_seconds)
+        self._fallback = FallingBack(
+            texts, encoder, self._about, top_k=settings.top_k, wait_seconds=settings.load_wait_seconds
+        )
         self._prefix_cache = prefix_cache
         self._settings = settings
 
@@ -109,28 +128,51 @@ class Service:
         prompt = self._prompt(question)
         max_tokens = self._limit(question, prompt)
         bank = self.banks.current(question.tenant_id)
-        self.banks.require(bank, scope.ids or ())
-        found = Proposed() if scope.mode == "off" else self._retrieval.propose(question.asked, scope, bank)
+        following = self._fallback.allowed(question.tenant_id, bank.revision, scope)
+        backup = None
+        if following is None:
+            self.banks.require(bank, scope.ids or ())
+            found = Proposed() if scope.mode == "off" else self._retrieval.propose(question.asked, scope, bank)
+        else:
+            found, lacking = self._propose_beside_texts(question, scope, bank)
+            backup, found = self._fallback.consider(question, scope, following, found, lacking)
         for one in found.absent:
             self.metrics.candidates_unavailable.labels(one.reason).inc()
-        return Admitted(question, prompt, max_tokens, scope, found.candidates, found.absent, self.banks.gate(bank))
+        gate, salt = self.banks.gate(bank), question.tenant_id
+        return Admitted(question, prompt, max_tokens, scope, found.candidates, found.absent, gate, salt, backup)
 
     def answer(self, admitted: Admitted) -> Work:
         """`Waiting` while the slots are full, then `Started`, a `Delta` per token, `Finished`; between them `Feed` and
         `Step` where a pass of the model is needed."""
+        first = admitted.backup.text if admitted.backup and admitted.backup.before else None
+        if first is not None:
+            decision = from_text(self._decision((), admitted), first.served)
+            yield from self._answer_from_text(admitted, decision, first)
+            return
         lease = self.residency.acquire({c.member.digest: c.adapter for c in admitted.candidates})
         while lease is None:
             yield Waiting()
             lease = self.residency.acquire({c.member.digest: c.adapter for c in admitted.candidates})
         try:
-            prompt = admitted.prompt
             prefix, reused = yield from self._prefix(admitted)
             opening = yield from self._open(admitted, prefix, lease)
             lease.keep([one.digest for one in opening.decision.active])
-            yield Started(opening.decision, len(prompt), reused)
+            text = None
+            if admitted.backup is not None and opening.decision.abstained:
+                doubted = in_doubt(opening.decision, admitted.gate.doubt_from)
+                text = yield from self._fallback.instead(admitted.question, admitted.backup, doubted)
+            if text is not None:
+                yield from self._answer_from_text(admitted, from_text(opening.decision, text.served), text)
+                return
+            yield self._started(opening.decision, admitted, reused)
             yield from self._continue(admitted, opening, lease)
         finally:
             lease.release()
+
+    def follow(self) -> None:
+        """Follows the truth of the banks and texts held here; the worker's beat."""
+        self.banks.refresh_known()
+        self.texts.refresh_known()
 
     def models(self, tenant_id: str) -> list[Member]:
         """The tenant's memories that can be asked by id."""
@@ -186,9 +228,53 @@ class Service:
             )
         return min(wanted, room)
 
+    def _about(self, question: Question, text: str) -> tuple[Prompt, int]:
+        """The question's prompt with `text` in front, and how long its answer may be. Raises `PromptTooLong`."""
+        asked = question.asked
+        asked = f"{text}\n\n{asked}" if isinstance(asked, str) else with_text(text, asked)
+        with_it = replace(question, asked=asked)
+        prompt = self._prompt(with_it)
+        return prompt, self._limit(with_it, prompt)
+
+    def _propose_beside_texts(self, question: Question, scope: Scope, bank: Bank) -> tuple[Proposed, tuple[str, ...]]:
+        """As without texts, but who is asked for by its id may lack its adapter, and is named then."""
+        ids = scope.ids or ()
+        lacking = tuple(id_ for id_ in ids if id_ not in bank.members)
+        there = self.texts.records(question.tenant_id, lacking)
+        self.banks.require(bank, [id_ for id_ in lacking if id_ not in there])
+        try:
+            return self._retrieval.propose(question.asked, scope, bank), lacking
+        except (StorageError, AdapterInvalid, AdapterPending):
+            if scope.ids is None:
+                raise
+            # It is not said whose adapter it was.
+            return Proposed(), ids
+
+    def _answer_from_text(self, admitted: Admitted, decision: Decision, text: FromText) -> Work:
+        """The base answers alone, with the memory's text before the question."""
+        with_it = replace(
+            admitted, prompt=text.prompt, max_tokens=text.max_tokens, candidates=(), salt=text.salt, backup=None
+        )
+        lease = self.residency.acquire({})
+        assert lease is not None, "no adapter needs no slot"
+        prefix, reused = yield from self._prefix(with_it)
+        opening = yield from self._open_anew(with_it, decision, prefix, lease)
+        yield self._started(decision, with_it, reused)
+        yield from self._continue(with_it, opening, lease)
+
+    def _started(self, decision: Decision, admitted: Admitted, reused: int) -> Started:
+        self._count(decision, admitted.scope)
+        return Started(decision, len(admitted.prompt), reused)
+
+    def _decision(self, judged: Sequence[Judged], admitted: Admitted) -> Decision:
+        most = admitted.scope.max_active or self._settings.max_active
+        decision = decide(judged, admitted.scope.mode, most, admitted.absent)
+        shown = admitted.backup.shown if admitted.backup else ()
+        return replace(decision, candidates=(*decision.candidates, *shown))
+
     def _prefix(self, admitted: Admitted) -> Passes[tuple[PrefixKv, int]]:
         tokens = admitted.prompt.prefix
-        kv, reused = yield from self._prefix_cache.prefilling(self.base.model, tokens, admitted.question.tenant_id)
+        kv, reused = yield from self._prefix_cache.prefilling(self.base.model, tokens, admitted.salt)
         self.metrics.prompt_tokens.inc(len(admitted.prompt))
         self.metrics.prefix_cache_queries.inc(len(tokens))
         self.metrics.prefix_cache_hits.inc(reused)
@@ -198,9 +284,7 @@ class Service:
 
     def _open(self, admitted: Admitted, prefix: PrefixKv, lease: Lease) -> Passes[Opening]:
         if not admitted.candidates:
-            decision = decide((), admitted.scope.mode, absent=admitted.absent)
-            self._count(decision, admitted.scope)
-            return (yield from self._open_anew(admitted, decision, prefix, lease))
+            return (yield from self._open_anew(admitted, self._decision((), admitted), prefix, lease))
         start = time.perf_counter()
         candidates, prompt, n = admitted.candidates, admitted.prompt, len(admitted.candidates)
         drafts = yield from drafting(
@@ -218,10 +302,8 @@ class Service:
             self._judge(candidate, self._features(admitted, candidate, drafts, row), admitted)
             for row, candidate in enumerate(candidates)
         ]
-        most = admitted.scope.max_active or self._settings.max_active
-        decision = decide(judged, admitted.scope.mode, most, admitted.absent)
+        decision = self._decision(judged, admitted)
         self.metrics.gate_seconds.observe(time.perf_counter() - start)
-        self._count(decision, admitted.scope)
         if len(decision.active) > 1:
             # Several answer together: no draft is theirs, so their row begins anew from the base's prefix.
             self.metrics.prefix_tokens_reused.inc(len(prompt.prefix))
@@ -305,6 +387,8 @@ class Service:
     def _count(self, decision: Decision, scope: Scope) -> None:
         if scope.mode == "off":
             outcome = "off"
+        elif decision.text is not None:
+            outcome = "text"
         elif decision.served is None:
             outcome = "abstained"
         else:

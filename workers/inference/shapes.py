@@ -82,11 +82,12 @@ def usage(started: Started, finished: Finished) -> Fields:
 
 def memory_report(decision: Decision) -> Fields:
     """The `memory` extension; where none served, `score` and `threshold` are the best candidate's."""
-    served = decision.served
+    served = decision.text or decision.served
     best = served or (decision.candidates[0] if decision.candidates else None)
     return {
-        "served_by": served.memory_id if served else None,
-        "served_by_all": [one.memory_id for one in decision.active],
+        "served_by": "text" if decision.text else served.memory_id if served else None,
+        "served_by_all": [one.memory_id for one in ([decision.text] if decision.text else decision.active)],
+        "memory_id": served.memory_id if served else None,
         "digest": served.digest if served else None,
         "title": served.title if served else None,
         "score": best.score if best else None,
@@ -107,7 +108,7 @@ def server_sent(fields: Fields) -> str:
 
 
 def _candidate(one: Judged) -> Fields:
-    return {
+    fields: Fields = {
         "memory_id": one.memory_id,
         "title": one.title,
         "rank": one.rank,
@@ -115,7 +116,10 @@ def _candidate(one: Judged) -> Fields:
         "score": one.score,
         "threshold": one.threshold,
         "passed": one.passed,
-    } | ({} if one.signals is None else {"signals": dict(one.signals)})
+    }
+    if one.by_text:
+        fields["by_text"] = True
+    return fields if one.signals is None else {**fields, "signals": dict(one.signals)}
 
 
 def _absent(one: Absent) -> Fields:

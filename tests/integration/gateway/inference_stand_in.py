@@ -113,6 +113,7 @@ def _completion(body: dict[str, Any], tenant_id: str) -> dict[str, Any]:
         "memory": {
             "served_by": None,
             "served_by_all": [],
+            "memory_id": None,
             "digest": None,
             "title": None,
             "score": None,

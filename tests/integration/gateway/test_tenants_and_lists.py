@@ -106,3 +106,15 @@ def test_a_forgotten_memory_serves_nothing_and_shows_when_it_went(gateway: Gatew
 def _remember(client: httpx.Client, text: str, **fields: object) -> dict[str, str]:
     made: dict[str, str] = client.post("/v1/memories", json={"title": "T", "text": text, **fields}).json()
     return made
+
+
+def test_the_admin_says_whether_a_tenants_memories_may_serve_from_their_text(gateway: Gateway) -> None:
+    with gateway.client(ADMIN_KEY) as admin:
+        made = admin.post("/v1/tenants", json={"name": "eager", "fallback": "text", "false_activation": 0.1}).json()
+        assert made["fallback"] == "text"
+        assert admin.post("/v1/tenants", json={"name": "plain"}).json()["fallback"] == "none"
+        path = f"/v1/tenants/{made['id']}"
+        changed = admin.patch(path, json={"fallback": "none"}).json()
+        assert (changed["fallback"], changed["false_activation"]) == ("none", 0.1)
+        for body in ({"fallback": "always"}, {"fallback": None}):
+            assert admin.patch(path, json=body).status_code == 400

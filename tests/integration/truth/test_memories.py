@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import func, select
 
 from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, NotFound
-from core.truth import jobs, memories
+from core.ids import new_id
+from core.truth import jobs, memories, tenants
 from core.truth.database import Database
 from core.truth.records import Job, Memory
 from core.truth.tables import jobs as jobs_table
@@ -196,3 +197,35 @@ def test_live_digests_are_those_of_memories_of_any_tenant_that_are_not_deleted(t
     with truth.read() as connection:
         assert memories.live_digests(connection, [*digests.values(), "sha256:unknown"]) == {digests["kept"]}
         assert memories.live_digests(connection, []) == set()
+
+
+def test_an_admission_moves_the_banks_revision_only_where_texts_serve(truth: Database) -> None:
+    plain, eager = add_tenant(truth), add_tenant(truth, "eager")
+    with truth.begin() as connection:
+        eager = tenants.configure(connection, eager.id, {"fallback": "text"})
+    for tenant, moved in ((plain, 0), (eager, 1)):
+        admit(truth, tenant)
+        with truth.read() as connection:
+            assert memories.bank_revision(connection, tenant.id) == tenant.bank_revision + moved
+
+
+def test_texts_are_of_memories_that_wait_or_failed_newest_first_and_of_none_that_is_deleted(truth: Database) -> None:
+    tenant, other = add_tenant(truth), add_tenant(truth, "other")
+    admit(truth, other)
+    waiting, _ = admit(truth, tenant, title="waits")
+    failed, failed_job = admit(truth, tenant, title="failed")
+    ready, ready_job = admit(truth, tenant, title="ready")
+    deleted, _ = admit(truth, tenant, title="deleted")
+    held, failing = claim(truth, ready_job), claim(truth, failed_job)
+    with truth.begin() as connection:
+        assert jobs.publish(connection, held, publication())
+        jobs.finish(connection, failing, "failed", "training_failed")
+        memories.delete_memory(connection, tenant.id, deleted.id)
+    with truth.read() as connection:
+        found = memories.without_adapter(connection, tenant.id, 10)
+        assert [record.memory_id for record in found] == [failed.id, waiting.id]
+        assert memories.without_adapter(connection, tenant.id, 1) == found[:1]
+        ids = [waiting.id, ready.id, deleted.id, new_id("mem")]
+        assert set(memories.contexts(connection, tenant.id, ids)) == {waiting.id, ready.id}
+        assert memories.contexts(connection, other.id, ids) == memories.contexts(connection, tenant.id, []) == {}
+    assert (found[1].context_key, found[1].title) == (waiting.context_key, "waits")

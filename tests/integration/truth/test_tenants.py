@@ -47,10 +47,10 @@ def test_a_promised_rate_is_kept_until_it_is_taken_back_and_workers_hear_of_it(t
     tenant = add_tenant(truth)
     assert tenant.false_activation is None
     with truth.begin() as connection:
-        changed = tenants.promise(connection, tenant.id, 0.01)
+        changed = tenants.configure(connection, tenant.id, {"false_activation": 0.01})
         assert (changed.false_activation, changed.bank_revision) == (0.01, tenant.bank_revision + 1)
         assert tenants.get_tenant(connection, tenant.id) == changed
-        assert tenants.promise(connection, tenant.id, None).false_activation is None
+        assert tenants.configure(connection, tenant.id, {"false_activation": None}).false_activation is None
         strict = tenants.create_tenant(connection, "strict", settings={"false_activation": 0.02})
         assert strict.false_activation == 0.02
 
@@ -60,8 +60,23 @@ def test_a_rate_that_nothing_can_keep_is_refused(truth: Database, rate: float) -
     tenant = add_tenant(truth)
     with truth.begin() as connection:
         with pytest.raises(InvalidRequest):
-            tenants.promise(connection, tenant.id, rate)
+            tenants.configure(connection, tenant.id, {"false_activation": rate})
         with pytest.raises(InvalidRequest):
             tenants.create_tenant(connection, "t", settings={"false_activation": rate})
         with pytest.raises(NotFound):
-            tenants.promise(connection, "tenant_unknown", 0.1)
+            tenants.configure(connection, "tenant_unknown", {"false_activation": 0.1})
+
+
+def test_texts_may_serve_only_where_the_tenant_was_told_so_and_workers_hear_of_it(truth: Database) -> None:
+    tenant = add_tenant(truth)
+    assert tenant.fallback == "none"
+    with truth.begin() as connection:
+        tenants.configure(connection, tenant.id, {"false_activation": 0.01})
+        changed = tenants.configure(connection, tenant.id, {"fallback": "text"})
+        assert (changed.fallback, changed.false_activation) == ("text", 0.01)
+        assert changed.bank_revision == tenant.bank_revision + 2
+        assert tenants.configure(connection, tenant.id, {"fallback": "none"}).fallback == "none"
+        assert tenants.create_tenant(connection, "t", settings={"fallback": "text"}).fallback == "text"
+        for wrong in ("always", None, True):
+            with pytest.raises(InvalidRequest):
+                tenants.configure(connection, tenant.id, {"fallback": wrong})

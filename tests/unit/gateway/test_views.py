@@ -45,7 +45,9 @@ def test_a_deleted_memory_shows_nothing_of_its_content() -> None:
 
 def test_a_page_hides_the_one_too_many() -> None:
     def item(number: int) -> TenantObject:
-        return TenantObject(id=f"tenant_{number}", name="a", weight=1, false_activation=None, created_at=0)
+        return TenantObject(
+            id=f"tenant_{number}", name="a", weight=1, false_activation=None, fallback="none", created_at=0
+        )
 
     full = page([1, 2, 3], 2, item)
     assert ([one.id for one in full.data], full.has_more, full.last_id) == (["tenant_1", "tenant_2"], True, "tenant_2")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.contexts import transcript
 from core.errors import EmptyContext
 from core.retrieval.entries import sentences_of
 from workers.distillation.trainer.grammar.parser import is_english, load_parser
@@ -62,11 +63,11 @@ def text_context(title: str, text: str, parser: str = "") -> Context:
 def chat_context(title: str, messages: Sequence[tuple[str, str]], parser: str = "") -> Context:
     """A chat; the teacher reads its transcript, which says who said what."""
     spoken = [(role, content.strip()) for role, content in messages if content.strip()]
-    transcript = "\n".join(f"{_speaker(role)}: {content}" for role, content in spoken)
-    if parser and is_english(transcript):
-        return _spoken(title, transcript, spoken, parser)
+    text = transcript(spoken)
+    if parser and is_english(text):
+        return _spoken(title, text, spoken, parser)
     facts = [sentence for _, content in spoken for sentence in sentences_of(content)]
-    return _context(title, topic_of(title, transcript), transcript, facts, facts)
+    return _context(title, topic_of(title, text), text, facts, facts)
 
 
 def windows_of(sentences: Sequence[str], words: int = WINDOW_WORDS) -> list[tuple[int, int]]:
@@ -107,7 +108,3 @@ def _context(title: str, topic: str, text: str, sentences: Sequence[str], facts:
         return next(w for w, (start, end) in enumerate(ranges) if start <= sentence < end)
 
     return Context(title, topic, text, windows, tuple(Fact(fact, window(i)) for i, fact in enumerate(facts)))
-
-
-def _speaker(role: str) -> str:
-    return {"user": "The user", "assistant": "The assistant", "system": "The system"}.get(role, role.capitalize())

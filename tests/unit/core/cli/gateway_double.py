@@ -50,7 +50,7 @@ class GatewayDouble:
         self.requests.append((method, url.path, body | query))
         if url.path == "/ready":
             return 200, {"status": "ready"}
-        if url.path == "/v1/tenants":
+        if url.path.startswith("/v1/tenants"):
             return self._tenants(method, key, body)
         if key not in self.keys:
             return _error(401, "invalid_api_key", "No valid API key.")
@@ -61,6 +61,8 @@ class GatewayDouble:
             return _error(403, "forbidden", "This key may not do that; it needs the admin key.")
         if method == "GET":
             return 200, _page([{"id": f"tenant_{name}", "name": name, "weight": 1.0} for name in self.keys.values()])
+        if method == "PATCH":
+            return 200, {"id": "tenant_harbour", "name": "harbour", **body}
         name = body["name"]
         self.keys[f"lb_{name}"] = name
         return 201, {"id": f"tenant_{name}", "name": name, "api_key": f"lb_{name}"}
@@ -150,7 +152,7 @@ def _handler_of(double: GatewayDouble) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = do_DELETE = _answer
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
 
         def log_message(self, format: str, *arguments: Any) -> None:
             return

@@ -84,6 +84,18 @@ def test_ask_says_which_memory_answered(gateway: GatewayDouble) -> None:
     assert result.output.splitlines() == ["Edda [Marlow].", "from the memory Saltmere (mem_0), gate 0.93"]
 
 
+def test_ask_says_whose_text_answered(gateway: GatewayDouble) -> None:
+    memory = {"served_by": "text", "memory_id": "mem_0", "title": "Saltmere", "score": 0.93, "candidates": []}
+    gateway.answers["Who?|auto"] = {"text": "Edda.", "memory": memory}
+    assert run("ask", "Who?").output.splitlines() == ["Edda.", "from the text of Saltmere (mem_0), match 0.93"]
+
+
+def test_ask_says_nothing_of_a_gate_where_only_texts_were_looked_at(gateway: GatewayDouble) -> None:
+    candidates = [{"memory_id": "mem_0", "score": 0.11, "by_text": True}]
+    gateway.answers["Why?|auto"] = {"text": "No.", "memory": {"served_by": None, "candidates": candidates}}
+    assert run("ask", "Why?").output.splitlines() == ["No.", "without memory"]
+
+
 def test_ask_says_that_the_gate_abstained(gateway: GatewayDouble) -> None:
     gateway.answers["Why?|auto"] = {
         "text": "No idea.",
@@ -125,6 +137,17 @@ def test_tenants_are_made_and_listed(gateway: GatewayDouble) -> None:
     assert made == {"id": "tenant_workshop", "name": "workshop", "api_key": "lb_workshop"}
     assert [tenant["name"] for tenant in json.loads(run("tenants", "list", "--json").stdout)] == ["harbour", "workshop"]
     assert "workshop" in run("tenants", "list").output
+
+
+def test_a_tenants_settings_are_changed_one_by_one(gateway: GatewayDouble) -> None:
+    run("tenants", "create", "eager", "--fallback", "text")
+    assert gateway.requests[-1] == ("POST", "/v1/tenants", {"name": "eager", "fallback": "text"})
+    result = run("tenants", "change", "tenant_harbour", "--fallback", "text")
+    assert result.output.strip() == "Tenant harbour: fallback text"
+    assert gateway.requests[-1] == ("PATCH", "/v1/tenants/tenant_harbour", {"fallback": "text"})
+    assert json.loads(run("tenants", "change", "tenant_harbour", "--false-activation", "0.1", "--json").stdout)
+    assert gateway.requests[-1][2] == {"false_activation": 0.1}
+    assert run("tenants", "change", "tenant_harbour").exit_code != 0
 
 
 def test_memories_are_listed_and_forgotten(gateway: GatewayDouble) -> None:

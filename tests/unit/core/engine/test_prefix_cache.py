@@ -179,3 +179,17 @@ def test_threads_share_a_cache_without_losing_count_or_bits(loaded_tiny: LoadedB
     assert wrong == []
     assert shared.stats.blocks <= 5
     assert shared.stats.queries == 3 * sum(len(prompt) for prompt in prompts)
+
+
+def test_what_is_forgotten_goes_by_its_salt_and_nothing_else(loaded_tiny: LoadedBase) -> None:
+    shared = cache()
+    for salt in ("tenant", "tenant/text", "tenant/other"):
+        shared.prefill(loaded_tiny.model, PROMPT, salt)
+    assert shared.salts == {"tenant", "tenant/text", "tenant/other"}
+    shared.forget("tenant/text")
+    assert shared.salts == {"tenant", "tenant/other"}
+    assert (shared.stats.blocks, shared.stats.bytes) == (6, 6 * BLOCK_BYTES)
+    assert shared.prefill(loaded_tiny.model, PROMPT, "tenant/text")[1] == 0
+    assert shared.prefill(loaded_tiny.model, PROMPT, "tenant")[1] == 3 * BLOCK
+    shared.forget("nobody")
+    assert shared.stats.blocks == 9

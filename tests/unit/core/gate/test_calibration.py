@@ -209,3 +209,19 @@ def test_samples_that_lack_a_feature_are_refused(features: tuple[float, ...]) ->
 def test_a_rate_that_can_not_be_promised_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="rate"):
         fit([memory(1)], rate)
+
+
+def test_doubt_begins_where_the_promise_about_far_negatives_ends_and_lasts_to_the_threshold() -> None:
+    gate, report = fit([memory(seed) for seed in range(4)], 0.05)
+    assert report.promise_supported
+    assert 0 < gate.doubt_from < gate.threshold
+    far = [*samples("unrelated", 400, seed=9), *samples("wrong_adapter", 400, seed=9)]
+    near = samples("near_miss", 400, seed=9)
+    reached, doubted = (np.mean([gate.score(s.features) >= gate.doubt_from for s in group]) for group in (far, near))
+    assert reached < 0.1
+    assert doubted > 0.3
+
+
+def test_the_prior_rules_out_where_it_is_as_sure_as_it_has_to_be_to_let_speak() -> None:
+    gate, _ = fit([], 0.05)
+    assert gate.doubt_from == 1 - gate.threshold

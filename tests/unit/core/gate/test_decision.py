@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from core.gate.decision import GateModel, Scored, choose, mix
+from core.gate.decision import GateModel, Scored, choose, doubtful, mix
 from core.gate.features import FEATURES, DraftSignals, GroundingSignals, RetrievalSignals, vector
 
 
@@ -63,3 +63,19 @@ def test_ties_go_to_the_lower_memory_id() -> None:
 def test_the_strongest_of_a_mix_speaks_in_full_and_the_others_by_their_scores() -> None:
     assert mix([0.9]) == (1.0,)
     assert mix([0.8, 0.4]) == (1.0, 0.5)
+
+
+def test_the_gate_is_in_doubt_about_the_best_that_neither_passes_nor_is_ruled_out() -> None:
+    passing, near, far = Scored("mem_a", 0.7, 0.6), Scored("mem_b", 0.5, 0.6), Scored("mem_c", 0.3, 0.6)
+    assert doubtful([far, near], 0.4) == near
+    assert doubtful([near], 0.5) == near
+    assert doubtful([near], 0.51) is None
+    assert doubtful([near, passing], 0.4) is None
+    assert doubtful([Scored("mem_d", 0.5, 0.6), near], 0.4) == near
+    assert doubtful([], 0.0) is None
+
+
+def test_a_gate_that_names_no_lower_bound_is_never_in_doubt() -> None:
+    gate = model(dense=1.0)
+    score = gate.score(features(dense=4.0))
+    assert doubtful([Scored("mem_a", score, 1.0)], gate.doubt_from) is None

@@ -27,10 +27,13 @@ from workers.inference.question import Delta, Event, Finished, Question, Scope, 
 from workers.inference.residency import Residency
 from workers.inference.scheduler import Engine, Outcome, Work
 from workers.inference.service import Service
+from workers.inference.text_cache import TextCache
+from workers.inference.texts import Texts
 
 ADAPTER_BYTES = 24_576
 """Of one in RAM, of the tiny Llama at rank 4."""
 RAM_BYTES = 2 * ADAPTER_BYTES
+TEXT_BYTES = 1024**2
 
 
 class Clock:
@@ -109,6 +112,7 @@ class Stand:
     gates: BankGates
     node_cache: NodeCache
     prefix_cache: PrefixCache
+    text_cache: TextCache
     background: ThreadPoolExecutor
     engine: Engine
     clock: Clock
@@ -175,7 +179,16 @@ def make_stand(base: LoadedBase, database: Database, directory: Path) -> Stand:
     banks = Banks(database, store, residency, gates, encoder=encoder.reference, clock=clock)
     prefix_cache = PrefixCache(base.description.digest, 64 * 4096, 8)
     settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
-    service = Service(base, packed, banks, residency, encoder, prefix_cache, settings, metrics)
+    cache = TextCache(
+        store,
+        encoder.encode,
+        max_bytes=TEXT_BYTES,
+        forgotten=prefix_cache.forget,
+        executor=ThreadPoolExecutor(1),
+        clock=clock,
+    )
+    texts = Texts(database, cache, prefix_cache, max_bytes=TEXT_BYTES)
+    service = Service(base, packed, banks, residency, encoder, prefix_cache, settings, metrics, texts)
     publisher = Publisher(database, store, base.description, encoder)
     return Stand(
         service,
@@ -188,6 +201,7 @@ def make_stand(base: LoadedBase, database: Database, directory: Path) -> Stand:
         gates,
         node_cache,
         prefix_cache,
+        cache,
         background,
         Engine(service.passer, metrics, settings),
         clock,

@@ -10,7 +10,7 @@ from core.storage.publication import read_manifest
 from core.truth.memories import delete_memory
 from core.truth.records import BankEntry
 from core.truth.tables import memories, tenants
-from core.truth.tenants import promise
+from core.truth.tenants import configure
 from tests.unit.core.gate.examples import memory
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.bank import Bank, Banks
@@ -99,7 +99,7 @@ def test_a_banks_gate_follows_its_memories_and_the_tenants_promise(stand: Stand,
     usual = banks.gate(banks.current(tenant))
     assert usual == fit([memory(1)], 0.05)[0]
     with stand.publisher.database.begin() as connection:
-        promise(connection, tenant, 0.3)
+        configure(connection, tenant, {"false_activation": 0.3})
     banks.current(tenant)
     stand.settle()
     assert banks.gate(banks.current(tenant)) == fit([memory(1)], 0.3)[0]

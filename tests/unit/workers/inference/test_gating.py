@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from workers.inference.gating import decide
+from workers.inference.gating import decide, from_text, in_doubt
 from workers.inference.question import Judged
 
 
@@ -32,3 +34,21 @@ def test_force_takes_the_best_whatever_they_reach_and_off_none() -> None:
     assert decide([LOW], "force").active == (LOW,)
     off = decide([A], "off", 3)
     assert (off.active, off.abstained) == ((), False)
+
+
+def test_doubt_is_about_the_best_that_was_judged_where_the_gate_abstains() -> None:
+    text = replace(judged("e", 0.95), by_text=True)
+    abstained = decide([LOW, judged("f", 0.4)], "auto")
+    abstained = replace(abstained, candidates=(text, *abstained.candidates))
+    assert in_doubt(abstained, 0.3) == judged("f", 0.4)
+    assert in_doubt(abstained, 0.41) is None
+    assert in_doubt(decide([A, LOW], "auto"), 0.0) is None
+    assert in_doubt(decide([LOW], "off"), 0.0) is None
+    assert in_doubt(decide([], "auto"), 0.0) is None
+
+
+def test_from_a_text_the_base_answers_and_nobody_else_is_active() -> None:
+    text = replace(judged("e", 0.95), by_text=True)
+    decision = from_text(decide([LOW], "auto"), text)
+    assert (decision.text, decision.active, decision.weights, decision.abstained) == (text, (), (), False)
+    assert (decision.served, decision.candidates) == (None, (LOW,))

@@ -35,10 +35,7 @@ def live(
     registry = CollectorRegistry()
     worker = Worker(registry, SecretStr("token"))
     description = SimpleNamespace(digest="sha256:0", name="tiny")
-    parts: Any = SimpleNamespace(
-        base=SimpleNamespace(description=description),
-        banks=SimpleNamespace(refresh_known=refresh),
-    )
+    parts: Any = SimpleNamespace(base=SimpleNamespace(description=description), follow=refresh)
     pins: Any = SimpleNamespace(follow=follow)
     engine: Any = SimpleNamespace(alive=True, stop=lambda: None)
 
