@@ -54,10 +54,11 @@ class RunningWorker:
     def metrics(self) -> str:
         return httpx.get(f"{self.url}/metrics", timeout=30).text
 
-    def metric(self, name: str) -> float:
-        """The sum over its labels; 0 where there is none."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum over all labels but those that are given; 0 where there is none."""
         families = text_string_to_metric_families(self.metrics())
-        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if sample.labels.items() >= labels.items())
 
     def await_ready(self) -> None:
         until = time.monotonic() + START_SECONDS

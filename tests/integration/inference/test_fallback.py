@@ -25,7 +25,7 @@ def test_a_memory_serves_from_its_text_until_its_adapter_is_ready(
     worker: RunningWorker, tiny_base: BaseDescription, tenant: str
 ) -> None:
     client = worker.openai(tenant)
-    before = worker.metric('latentbank_gate_decisions_total{outcome="text"}')
+    before = worker.metric("latentbank_gate_decisions_total", outcome="text")
     admitted = worker.publisher.admit(tenant, "Velmora", TOWN)
     first = ask(client, tiny_base.name, ASKED)
     assert set(first.memory) == set(MemoryReport.model_fields)
@@ -37,7 +37,7 @@ def test_a_memory_serves_from_its_text_until_its_adapter_is_ready(
     assert second.usage.prompt_tokens_details.cached_tokens >= len(TOWN)
     everyday = ask(client, tiny_base.name, "How do I boil an egg?")
     assert (everyday.memory["served_by"], everyday.memory["abstained"]) == (None, True)
-    assert worker.metric('latentbank_gate_decisions_total{outcome="text"}') == before + 2
+    assert worker.metric("latentbank_gate_decisions_total", outcome="text") == before + 2
     worker.publisher.publish(tenant, "Velmora", TOWN, seed=1, samples=OPEN, admitted=admitted)
     assert ask(client, tiny_base.name, ASKED).memory["served_by"] == admitted[0]
 
