@@ -144,8 +144,11 @@ class PackedLinear(nn.Module):
         return y
 
     def add(self, spans: Sequence[Span], x: Tensor, y: Tensor) -> None:
-        """Adds to `y` `[…, tokens, out]` what the adapters of `spans` make of the tokens in `x` `[…, tokens, in]`."""
-        assert self.routing.blocks is None, "adapters in training run in the model's own forward pass"
+        """Adds to `y` `[…, tokens, out]` what adapters, of `spans` or in training, make of `x` `[…, tokens, in]`."""
+        if self.routing.blocks is not None:
+            if self.trained:
+                y.copy_(self._in_training(x, y, self.routing.blocks))
+            return
         for span in spans:
             pair = span.adapted.of(self)
             if pair is None:

@@ -70,6 +70,19 @@ def test_adapters_act_on_the_rows_and_layers_that_have_them(
     assert not torch.allclose(adapted[1][0], plain[1][0], atol=1e-2)
 
 
+def test_adapters_in_training_act_too(loaded_tiny: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapters = PackedAdapters(loaded_tiny.model, ("up_proj", "q_proj"), slots=1, rank=2)
+    for layer in adapters.layers.values():
+        layer.open_for_training(3)
+        for number in range(3):
+            for parameter in layer.in_training(number):
+                parameter.data.normal_(0.0, 0.3)
+    with adapters.training([2, 0, 1], 1.5):
+        found, expected = said(loaded_tiny.model), by_transformers(monkeypatch, loaded_tiny.model)
+    close(found, expected)
+    assert not torch.allclose(found[0], said(loaded_tiny.model)[0], atol=1e-2)
+
+
 def test_projections_with_biases_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(Qwen2ForCausalLM, Qwen2Config(**SIZES, num_key_value_heads=2))
     expected = said(model)
