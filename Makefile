@@ -3,6 +3,7 @@
 ## make bench-distill  our trainer against the plain loop, in turn; LIMIT documents (ONLY ids), ROUNDS rounds; build/bench/distill.json
 ## make bench-serve    the engine against itself, transformers and PEFT; SERVE_ROUNDS rounds; build/bench/serve.json
 ## make bench-fleet    routing among 10^3 workers, simulated with the gateway's own policy; about two minutes; build/bench/fleet.json
+## make bench-retrieval  searching among 10^4 and 10^5 memories of one tenant; build/bench/retrieval.json
 ## make check   format, lint, types, import rules, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
@@ -19,7 +20,7 @@ SERVE_ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-fleet check lock clean
+.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-fleet bench-retrieval check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -42,6 +43,9 @@ bench-serve: $(STAMPS)/install-dev
 
 bench-fleet: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.fleet --json build/bench/fleet.json
+
+bench-retrieval: $(STAMPS)/install-dev
+	$(BIN)/python -m tests.benchmarks.retrieval --json build/bench/retrieval.json
 
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .

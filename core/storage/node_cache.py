@@ -70,7 +70,7 @@ class NodeCache:
     ) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
-        self._store = store
+        self.store = store
         self._attempts = attempts
         self._sleep = sleep
         self._now = now
@@ -172,7 +172,7 @@ class NodeCache:
             shutil.rmtree(incoming, ignore_errors=True)
 
     def _download_file(self, key: str, path: Path, file: ManifestFile) -> None:
-        self._store.download(key, path)
+        self.store.download(key, path)
         _compare(path, file)
         _sync(path)
 

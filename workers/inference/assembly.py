@@ -40,7 +40,7 @@ def open_service(settings: Settings, database: Database, metrics: InferenceMetri
         metrics=metrics,
     )
     gates = BankGates(metrics, serving.false_activation)
-    banks = Banks(database, store, residency, gates, encoder=encoder.reference)
+    banks = Banks(database, residency, gates, encoder=encoder.reference)
     prefix_cache = PrefixCache(base.description.digest, serving.prefix_cache_bytes, serving.block_tokens)
     _tell_budgets(packed, serving, metrics)
     return Service(base, packed, banks, residency, encoder, prefix_cache, serving, metrics)

@@ -7,7 +7,6 @@ import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request
@@ -109,7 +108,7 @@ def _add_openai(app: FastAPI, worker: Worker) -> None:
         cards = [model_card(base.name, 0, root=base.digest, parent=None)]
         for member in service.models(tenant_id):
             entry = member.entry
-            created = int(datetime.fromisoformat(member.manifest.created_at).timestamp())
+            created = member.created
             cards.append(model_card(entry.memory_id, created, root=member.digest, parent=base.name, title=entry.title))
         return {"object": "list", "data": cards}
 

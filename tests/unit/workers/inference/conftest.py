@@ -30,7 +30,7 @@ from workers.inference.service import Service
 
 ADAPTER_BYTES = 24_576
 """Of one in RAM, of the tiny Llama at rank 4."""
-RAM_BYTES = 2 * ADAPTER_BYTES
+RAM_BYTES = 2 * ADAPTER_BYTES + ADAPTER_BYTES * 2 // 3
 
 
 class Clock:
@@ -171,7 +171,7 @@ def make_stand(base: LoadedBase, database: Database, directory: Path) -> Stand:
     )
     background = ThreadPoolExecutor(1)
     gates = BankGates(metrics, 0.05, background)
-    banks = Banks(database, store, residency, gates, encoder=encoder.reference, clock=clock)
+    banks = Banks(database, residency, gates, encoder=encoder.reference, clock=clock)
     prefix_cache = PrefixCache(base.description.digest, 64 * 4096, 8)
     settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
     service = Service(base, packed, banks, residency, encoder, prefix_cache, settings, metrics)
