@@ -19,7 +19,7 @@ EXACT = 8192
 THIN = 4
 """Vectors of each memory once they are more than `EXACT`."""
 _ROWS_OF_CELL = 256
-_PROBED_ROWS = 8192
+_PROBED_ROWS = 4096
 _TRAINING_ROWS = 64
 _ROUNDS = 5
 _STEPS = 127.0

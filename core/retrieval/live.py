@@ -16,9 +16,9 @@ from core.retrieval.index import LEXICAL_WEIGHT, Hit
 from core.retrieval.lexical import terms
 from core.retrieval.postings import Postings
 
-_WIDTH = 128
+_WIDTH = 64
 """Memories that are ranked in full precision, of those best with vectors as bytes."""
-_BY_WORDS = 1024
+_BY_WORDS = 256
 """Memories with most of the question's words that are looked at wherever their vectors are."""
 _FEW_DEAD = 1024
 

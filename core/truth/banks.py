@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -96,7 +97,10 @@ def _found(most_vectors: int) -> Select[Any]:
 
 
 def _found_of(row: Row[Any]) -> Found:
-    entry = BankEntry(**{name: row._mapping[name] for name in BankEntry.__slots__})
+    fields = {name: row._mapping[name] for name in BankEntry.__slots__}
+    # Nearly all entries of a bank share these, and a worker keeps all entries.
+    fields |= {name: sys.intern(fields[name]) for name in ("collection", "base_digest")}
+    entry = BankEntry(**fields)
     if row.encoder is None:
         return Found(entry, row.created_at, None)
     record = RetrievalRecord(row.encoder, row.dimension, bytes(row.vectors), bytes(row.terms), b"")

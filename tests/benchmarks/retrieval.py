@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.retrieval [--memories 10000,100000] [--long] --json OUT
 
-Memories are synthetic: clustered vectors of 384 coordinates, four to a memory, and 80 words each, as frequent as content
-words are in English (the most frequent in a tenth of the memories). Questions are noisy copies of a vector, with six
-words. Recall is against looking at everything. The embedding of the question is not part of it.
+Memories are synthetic: clustered vectors of 384 coordinates, four to a memory, and 80 words each, as frequent as
+content words are in English (the most frequent in a tenth of the memories). Questions are noisy copies of a
+vector, with six words. Recall is against looking at everything. The embedding of the question is not part of it.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def measure(count: int, *, searches: int = SEARCHES) -> dict[str, Any]:
 
 
 def goals(counts: tuple[int, ...] = (10_000, 100_000)) -> dict[str, Any]:
-    """The keys of `make bench-serve`: p99 of a search in milliseconds, and bytes per idle memory of the largest bank."""
+    """The keys of `make bench-serve`: milliseconds (p99) of a search, bytes per idle memory in the largest bank."""
     measured = [measure(count) for count in counts]
     return {
         "retrieval_ms": {f"1e{len(str(one['memories'])) - 1}": one["p99_ms"] for one in measured},
