@@ -66,6 +66,7 @@ def test_a_memory_published_in_its_place_brings_nothing_of_it_back(stand: Stand,
 def test_what_a_question_that_knew_the_old_bank_loads_again_goes_again(stand: Stand, tmp_path: Path) -> None:
     tenant = stand.publisher.tenant()
     entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    stand.banks.current(tenant)
     manifest = read_manifest(stand.publisher.store, entry.manifest_key)
     stand.publisher.delete(entry, tenant)
     stand.banks.refresh_known()
