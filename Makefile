@@ -4,6 +4,7 @@
 ## make bench-serve    the engine against itself, transformers and PEFT; SERVE_ROUNDS rounds; build/bench/serve.json
 ## make bench-growth   how the engine's figures grow with rows, prefix, rank, slots, candidates; build/bench/serve-growth.json
 ## make bench-fleet    routing among 10^3 workers, simulated with the gateway's own policy; about two minutes; build/bench/fleet.json
+## make bench-retrieval  searching among 10^4 and 10^5 memories of one tenant; build/bench/retrieval.json
 ## make check   format, lint, types, import rules, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
@@ -20,7 +21,7 @@ SERVE_ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-growth bench-fleet check lock clean
+.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-growth bench-fleet bench-retrieval check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -46,6 +47,9 @@ bench-growth: $(STAMPS)/install-dev
 
 bench-fleet: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.fleet --json build/bench/fleet.json
+
+bench-retrieval: $(STAMPS)/install-dev
+	$(BIN)/python -m tests.benchmarks.retrieval --json build/bench/retrieval.json
 
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .

@@ -6,8 +6,11 @@ again whenever the bank changes, without touching an adapter.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from core.gate.features import FEATURES
 Kind = Literal["own", "near_miss", "unrelated", "wrong_adapter"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NEGATIVE_KINDS: tuple[Kind, ...] = KINDS[1:]
+_ROW = struct.Struct(f"<B{len(FEATURES)}d")
+_NAMES = hashlib.sha256("\n".join(FEATURES).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,22 @@ def load_samples(directory: Path) -> tuple[Sample, ...]:
         return tuple(_sample(kind, features) for kind, *features in fields["samples"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as problem:
         raise AdapterInvalid(f"The memory's calibration can't be used: {problem!r:.200}") from problem
+
+
+def pack_samples(samples: Sequence[Sample]) -> bytes:
+    """As little as keeps every bit of them: a digest of the features' names, then a byte and eight a feature each."""
+    return zlib.compress(_NAMES + b"".join(_ROW.pack(KINDS.index(one.kind), *one.features) for one in samples))
+
+
+def unpack_samples(packed: bytes) -> tuple[Sample, ...]:
+    """What `pack_samples` made. Raises `AdapterInvalid` where it did not, or of other features than there are now."""
+    try:
+        data = zlib.decompress(packed)
+        if not data.startswith(_NAMES):
+            raise ValueError("it was made of other features than this version computes")
+        return tuple(_sample(KINDS[kind], features) for kind, *features in _ROW.iter_unpack(data[len(_NAMES) :]))
+    except (ValueError, IndexError, zlib.error, struct.error) as problem:
+        raise AdapterInvalid(f"The memory's samples can't be used: {problem!r:.200}") from problem
 
 
 def _sample(kind: Kind, features: list[float]) -> Sample:

@@ -71,7 +71,7 @@ class NodeCache:
     ) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
-        self._store = store
+        self.store = store
         self._attempts = attempts
         self._sleep = sleep
         self._now = now
@@ -188,7 +188,7 @@ class NodeCache:
 
     def _download_file(self, manifest: Manifest, incoming: Path, file: ManifestFile) -> None:
         def action() -> None:
-            self._store.download(manifest.key_of(file), incoming / file.name)
+            self.store.download(manifest.key_of(file), incoming / file.name)
             _compare(incoming / file.name, file)
 
         retrying(action, attempts=self._attempts, sleep=self._sleep)

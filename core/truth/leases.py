@@ -27,12 +27,13 @@ from core.jobs.states import (
     State,
     transition,
 )
+from core.truth import banks
 from core.truth.clock import from_now, now
 from core.truth.database import exclusive
-from core.truth.records import Claim, Job, Memory, Publication, Renewal
+from core.truth.records import Claim, Job, Publication, Renewal
 from core.truth.revisions import revised, revised_fields
 from core.truth.tables import jobs, memories
-from core.truth.transitions import apply, bump_bank, job_of, lock_job, state_of, write_event
+from core.truth.transitions import apply, bump_bank, job_of, lock_job, memory_of, state_of, write_event
 
 
 def claim(
@@ -61,7 +62,7 @@ def claim(
     if changed is None:
         return None
     memory = connection.execute(select(memories).where(memories.c.id == row.memory_id)).one()
-    to_make = revised(connection, Memory(**memory._mapping), row.id)
+    to_make = revised(connection, memory_of(memory), row.id)
     return Claim(job_of(changed), to_make, changed.epoch, token, changed.lease_until)
 
 
@@ -141,7 +142,8 @@ def publish(connection: Connection, claim: Claim, publication: Publication) -> b
             **(revised_fields(connection, row.id) | {"base_digest": publication.base_digest}),
         )
     )
-    bump_bank(connection, row.tenant_id)
+    banks.put_record(connection, row.memory_id, publication.adapter_digest, publication.retrieval)
+    bump_bank(connection, row.tenant_id, row.memory_id)
     return True
 
 

@@ -10,11 +10,12 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, sele
 from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, NotFound
 from core.ids import new_id
 from core.jobs.states import OPEN, Accepted, JobState, Reason, State, transition
+from core.truth import banks
 from core.truth.clock import now
 from core.truth.records import BankEntry, ContextRecord, Job, Memory, NewMemory
 from core.truth.tables import idempotency_keys, jobs, memories, tenants
 from core.truth.tenants import get_tenant
-from core.truth.transitions import bump_bank, cancel, job_of, read_job, write_event
+from core.truth.transitions import bump_bank, cancel, job_of, memory_of, read_job, write_event
 
 
 def find_idempotent(connection: Connection, tenant_id: str, key: str, body_sha256: str) -> tuple[Memory, Job] | None:
@@ -58,7 +59,7 @@ def admit(
         note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.id, job_id)
     if get_tenant(connection, new.tenant_id).fallback == "text":
         # The memory serves from now on, if only from its text.
-        bump_bank(connection, new.tenant_id)
+        bump_bank(connection, new.tenant_id, new.id)
     return get_memory(connection, new.tenant_id, new.id), job_of(read_job(connection, job_id)), True
 
 
@@ -69,7 +70,7 @@ def get_memory(connection: Connection, tenant_id: str, memory_id: str) -> Memory
     ).one_or_none()
     if row is None:
         raise NotFound(f"There is no memory '{memory_id}'.")
-    return Memory(**row._mapping)
+    return memory_of(row)
 
 
 def list_memories(
@@ -90,7 +91,7 @@ def list_memories(
     if after is not None:
         query = query.where(older_than(connection, memories, tenant_id, after))
     rows = connection.execute(query.order_by(memories.c.created_at.desc(), memories.c.id.desc()).limit(limit))
-    return [Memory(**row._mapping) for row in rows]
+    return [memory_of(row) for row in rows]
 
 
 def delete_memory(connection: Connection, tenant_id: str, memory_id: str) -> Memory:
@@ -108,13 +109,14 @@ def delete_memory(connection: Connection, tenant_id: str, memory_id: str) -> Mem
         )
         for job in _lock_open_jobs(connection, memory_id):
             cancel(connection, job, Reason.MEMORY_DELETED)
-        bump_bank(connection, tenant_id)
+        banks.put_record(connection, memory_id, "", None)
+        bump_bank(connection, tenant_id, memory_id)
     return get_memory(connection, tenant_id, memory_id)
 
 
 def bank(connection: Connection, tenant_id: str) -> tuple[int, list[BankEntry]]:
     """The bank's revision and what it serves. The entries are never older than the revision."""
-    revision = bank_revision(connection, tenant_id)
+    revision = banks.bank_revision(connection, tenant_id)
     columns = [memories.c.id.label("memory_id"), *(memories.c[name] for name in BankEntry.__slots__[1:])]
     rows = connection.execute(
         select(*columns)
@@ -168,13 +170,6 @@ def live_digests(connection: Connection, digests: Collection[str]) -> set[str]:
     return {row.adapter_digest for row in rows}
 
 
-def bank_revision(connection: Connection, tenant_id: str) -> int:
-    revision = connection.execute(select(tenants.c.bank_revision).where(tenants.c.id == tenant_id)).scalar_one_or_none()
-    if revision is None:
-        raise NotFound(f"There is no tenant '{tenant_id}'.")
-    return int(revision)
-
-
 def deleted_unpurged(connection: Connection, limit: int) -> list[Memory]:
     """Deleted memories whose objects may still be there, and that no job can still write objects for; oldest first."""
     still_open = select(jobs.c.id).where(jobs.c.memory_id == memories.c.id, jobs.c.state.in_(OPEN)).exists()
@@ -184,7 +179,7 @@ def deleted_unpurged(connection: Connection, limit: int) -> list[Memory]:
         .order_by(memories.c.deleted_at)
         .limit(limit)
     )
-    return [Memory(**row._mapping) for row in rows]
+    return [memory_of(row) for row in rows]
 
 
 def mark_purged(connection: Connection, memory_id: str) -> None:
@@ -202,7 +197,7 @@ def by_ids(connection: Connection, memory_ids: Iterable[str]) -> Mapping[str, tu
     rows = connection.execute(
         select(memories, has_open.label("has_open_job")).where(memories.c.id.in_(sorted(set(memory_ids))))
     )
-    return {row.id: (_memory_of(row), bool(row.has_open_job)) for row in rows}
+    return {row.id: (memory_of(row), bool(row.has_open_job)) for row in rows}
 
 
 def older_than(connection: Connection, table: Table, tenant_id: str, after: str) -> ColumnElement[bool]:
@@ -213,10 +208,6 @@ def older_than(connection: Connection, table: Table, tenant_id: str, after: str)
     if last is None:
         raise InvalidRequest(f"There is nothing with the id '{after}' to list after.", param="after")
     return tuple_(table.c.created_at, table.c.id) < tuple_(last.created_at, last.id)
-
-
-def _memory_of(row: Row[Any]) -> Memory:
-    return Memory(**{name: row._mapping[name] for name in Memory.__slots__})
 
 
 def lock_tenant(connection: Connection, tenant_id: str) -> None:

@@ -161,6 +161,20 @@ class Renewal:
 
 
 @dataclass(frozen=True, slots=True)
+class RetrievalRecord:
+    """How a version is found, in a few kilobytes: `core.retrieval.compact` reads and writes it.
+
+    `vectors` are bytes `[n, dimension]`, those that stand for most first; `samples` what the bank's gate is fitted to.
+    """
+
+    encoder: str
+    dimension: int
+    vectors: bytes = field(repr=False)
+    terms: bytes = field(repr=False)
+    samples: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Publication:
     """What the commit point names: a manifest that is uploaded and verified."""
 
@@ -169,6 +183,7 @@ class Publication:
     adapter_bytes: int
     base_digest: str
     version: int
+    retrieval: RetrievalRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +208,24 @@ class ContextRecord:
     context_key: str
     context_sha256: str
     context_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A served memory with its record but for its samples; `record` is None for a version from before records."""
+
+    entry: BankEntry
+    created_at: datetime
+    record: RetrievalRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What makes of a bank at an earlier revision the one at `revision`: served anew or otherwise, and no more."""
+
+    revision: int
+    served: tuple[Found, ...]
+    gone: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

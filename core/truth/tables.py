@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -85,11 +86,13 @@ memories = Table(
     Column("adapter_digest", Text),
     Column("manifest_key", Text),
     Column("adapter_bytes", BigInteger),
+    Column("bank_revision", Counter),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     Column("deleted_at", Instant),
     Column("purged_at", Instant),
     Index(None, "tenant_id", "created_at", "id"),
+    Index(None, "tenant_id", "bank_revision"),
     Index(None, "status", "purged_at"),
     Index(None, "adapter_digest"),
 )
@@ -123,6 +126,18 @@ jobs = Table(
     Column("finished_at", Instant),
     Index(None, "tenant_id", "created_at", "id"),
     Index(None, "state", "tenant_id", "priority", "created_at"),
+)
+
+retrieval_records = Table(
+    "retrieval_records",
+    metadata,
+    Column("memory_id", Identifier, ForeignKey("memories.id"), primary_key=True),
+    Column("adapter_digest", Text, nullable=False),
+    Column("encoder", Text, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("vectors", LargeBinary, nullable=False),
+    Column("terms", LargeBinary, nullable=False),
+    Column("samples", LargeBinary, nullable=False),
 )
 
 revisions = Table(

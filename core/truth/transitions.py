@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 from core.errors import NotFound
 from core.jobs.states import ENDED, CancelRequested, Event, JobState, Phase, Reason, State, transition
 from core.truth.clock import now
-from core.truth.records import Job
+from core.truth.records import Job, Memory
 from core.truth.tables import fair_shares, job_events, jobs, memories, tenants
 
 
@@ -18,6 +18,11 @@ def job_of(row: Row[Any]) -> Job:
     fields = {name: row._mapping[name] for name in Job.__slots__}
     fields["progress"], fields["cost_estimate_seconds"] = float(row.progress), float(row.cost_estimate_seconds)
     return Job(**fields)
+
+
+def memory_of(row: Row[Any]) -> Memory:
+    """Of a row that has all columns of a memory, and perhaps more."""
+    return Memory(**{name: row._mapping[name] for name in Memory.__slots__})
 
 
 def state_of(row: Row[Any]) -> JobState:
@@ -134,11 +139,18 @@ def cancel(connection: Connection, row: Row[Any], reason: Reason) -> Row[Any]:
     return changed
 
 
-def bump_bank(connection: Connection, tenant_id: str) -> None:
-    """Tells the inference workers that what the bank serves has changed."""
-    connection.execute(
-        update(tenants).where(tenants.c.id == tenant_id).values(bank_revision=tenants.c.bank_revision + 1)
-    )
+def bump_bank(connection: Connection, tenant_id: str, memory_id: str) -> None:
+    """Tells the inference workers that what the bank serves has changed, and that it is this memory that did.
+
+    The tenant's row stays locked until the commit, so that a bank's revisions are committed in their order.
+    """
+    revision = connection.execute(
+        update(tenants)
+        .where(tenants.c.id == tenant_id)
+        .values(bank_revision=tenants.c.bank_revision + 1)
+        .returning(tenants.c.bank_revision)
+    ).scalar_one()
+    connection.execute(update(memories).where(memories.c.id == memory_id).values(bank_revision=revision))
 
 
 def _event_type(before: JobState, after: JobState) -> str:

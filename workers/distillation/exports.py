@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from core.adapters.validation import layers_of_base, validate_adapter
 from core.base_model.description import BaseDescription
+from core.retrieval.compact import record_of
 from core.settings import RecipeSettings
 from core.storage.keys import version_prefix
 from core.storage.manifest import Manifest
@@ -48,6 +49,7 @@ class Exports:
     def upload(self, claim: Claim, result: MemoryResult, directory: Path) -> Publication:
         """Validates and uploads `directory`. Raises `AdapterInvalid`, or `StorageError` where the store fails."""
         validate_adapter(directory, expected_layers=self.expected_layers, base_digest=self.base.digest)
+        record = record_of(directory, claim.memory.id)
         manifest, key = upload_adapter(
             self.store,
             directory,
@@ -67,7 +69,7 @@ class Exports:
             gate=result.gate,
             seconds_by_phase=result.seconds_by_phase,
         )
-        return _publication(manifest, key)
+        return replace(_publication(manifest, key), retrieval=record)
 
 
 def _next_version(claim: Claim) -> int:

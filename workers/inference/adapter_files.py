@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,15 +13,20 @@ from typing import Literal
 
 import torch
 
-from core.adapters.peft_format import LoadedAdapter, load_adapter
+from core.adapters.peft_format import load_adapter
 from core.adapters.staging import staged
 from core.adapters.validation import validate_adapter
-from core.errors import AdapterInvalid, LatentBankError, StorageError, WrongBase
+from core.errors import AdapterInvalid, LatentBankError, ObjectCorrupt, StorageError, WrongBase
 from core.logs import get_logger
 from core.metrics import InferenceMetrics
+from core.retrieval.index import load_index
 from core.storage.manifest import Manifest
 from core.storage.node_cache import NodeCache
+from core.storage.publication import read_manifest
+from workers.inference.loaded import LoadedMemory, Wanted
 
+MANIFESTS = 4096
+"""Manifests of the adapters last wanted, about a kilobyte each."""
 Source = Literal["node_cache", "object_store"]
 
 log = get_logger(__name__)
@@ -47,6 +54,8 @@ class AdapterFiles:
         self._layers = layers
         self._rank = rank
         self._device = device
+        self._manifests: OrderedDict[str, Manifest] = OrderedDict()
+        self._lock = threading.Lock()
 
     def source(self, digest: str) -> Source:
         """Where the files would come from now."""
@@ -72,18 +81,44 @@ class AdapterFiles:
             # As with a store that fails: what is resident goes on, and the rest is tried again later.
             raise StorageError(f"The node's disk can't be used: {failure.strerror}.") from failure
 
-    def load(self, manifest: Manifest) -> LoadedAdapter:
-        """The adapter in RAM. Raises as `reading`, and `AdapterInvalid` where it does not fit this worker."""
+    def load(self, wanted: Manifest | Wanted) -> LoadedMemory:
+        """Adapter and index in RAM. Raises as `reading`, and `AdapterInvalid` where they do not fit this worker."""
+        manifest = wanted if isinstance(wanted, Manifest) else self._manifest(wanted)
         layers = {name: shape for name, shape in self._layers.items() if name.rsplit(".", 1)[-1] in manifest.targets}
         with self.reading(manifest) as directory, self.timed("node_cache", "read"):
             config = validate_adapter(directory, expected_layers=layers)
             if config.rank > self._rank:
                 raise AdapterInvalid(f"The adapter's rank is {config.rank}; the slots here take {self._rank}.")
-            loaded = load_adapter(directory)
-        return replace(loaded, weights=staged(loaded.weights, self._device))
+            adapter = load_adapter(directory)
+            staged_adapter = replace(adapter, weights=staged(adapter.weights, self._device))
+            return LoadedMemory.of(staged_adapter, load_index(directory))
+
+    def _manifest(self, wanted: Wanted) -> Manifest:
+        """Kept for the adapters last wanted, so that what is on the disk needs no store."""
+        with self._lock:
+            known = self._manifests.get(wanted.adapter_digest)
+            if known is not None:
+                self._manifests.move_to_end(wanted.adapter_digest)
+        manifest = known or self.read_manifest(wanted)
+        with self._lock:
+            self._manifests[wanted.adapter_digest] = manifest
+            while len(self._manifests) > MANIFESTS:
+                self._manifests.popitem(last=False)
+        return manifest
+
+    def read_manifest(self, wanted: Wanted) -> Manifest:
+        """From the store. Raises `ObjectCorrupt` where it is not the one of the entry."""
+        entry = wanted.entry
+        manifest = read_manifest(self._node_cache.store, entry.manifest_key)
+        named = (manifest.tenant_id, manifest.memory_id, manifest.adapter_digest, manifest.base_digest)
+        if named != (wanted.tenant_id, entry.memory_id, entry.adapter_digest, entry.base_digest):
+            raise ObjectCorrupt(f"The manifest under {entry.manifest_key} is not the one of {entry.memory_id}.")
+        return manifest
 
     def forget(self, digest: str) -> None:
         """Removes the files from the node."""
+        with self._lock:
+            self._manifests.pop(digest, None)
         try:
             self._node_cache.drop(digest)
         except OSError as problem:

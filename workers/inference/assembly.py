@@ -45,7 +45,7 @@ def open_service(settings: Settings, database: Database, metrics: InferenceMetri
         metrics=metrics,
     )
     gates = BankGates(metrics, serving.false_activation)
-    banks = Banks(database, store, residency, gates, encoder=encoder.reference)
+    banks = Banks(database, residency, gates, encoder=encoder.reference)
     prefix_cache = PrefixCache(base.description.digest, serving.prefix_cache_bytes, serving.block_tokens)
     cache = TextCache(store, encoder.encode, max_bytes=serving.text_bytes, forgotten=prefix_cache.forget)
     texts = Texts(database, cache, prefix_cache, max_bytes=serving.text_bytes)

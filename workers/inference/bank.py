@@ -1,6 +1,6 @@
-"""A tenant's bank as this worker serves it: truth → manifests → node cache → index and gate.
+"""A tenant's bank as this worker serves it: who may answer, the index and the gate, all from the truth.
 
-The truth is asked before every question; a bank is made anew when its revision has changed.
+The truth is asked before every question; a bank follows what changed since the revision that it has.
 """
 
 from __future__ import annotations
@@ -8,41 +8,43 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.errors import AdapterInvalid, Conflict, LatentBankError, NotFound, ObjectCorrupt
+from core.errors import AdapterInvalid, Conflict, LatentBankError, NotFound
 from core.gate.decision import GateModel
-from core.gate.samples import Sample, load_samples
+from core.gate.samples import Sample, unpack_samples
 from core.logs import get_logger
-from core.retrieval.index import BankIndex, MemoryIndex, load_index
-from core.storage.manifest import Manifest
-from core.storage.object_store import ObjectStore
-from core.storage.publication import read_manifest
-from core.truth import memories, tenants
+from core.retrieval.cells import EXACT, THIN
+from core.retrieval.compact import MOST_VECTORS, Compact, read_record, record_of
+from core.retrieval.live import LiveIndex
+from core.truth import banks, memories, tenants
 from core.truth.database import Database
-from core.truth.records import BankEntry
-from workers.inference.bank_gates import BankGates
+from core.truth.records import BankEntry, Changes, Found, RetrievalRecord
+from workers.inference.bank_gates import BankGates, basis_of
 from workers.inference.failures import Failure
+from workers.inference.loaded import Wanted
 from workers.inference.residency import Residency
+
+THIN_FROM = EXACT // THIN
+"""A bank of more memories than this is read with few vectors of each, since it will keep no more."""
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """One memory that may serve."""
+    """One memory that may serve; `created` is in seconds since 1970."""
 
     entry: BankEntry
-    manifest: Manifest
-    index: MemoryIndex
-    samples: tuple[Sample, ...]
+    created: int
 
     @property
     def digest(self) -> str:
-        return self.manifest.adapter_digest
+        return self.entry.adapter_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,23 @@ class Refused:
 
     entry: BankEntry
     failure: Failure
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
-    """All memories of one tenant at one revision, those that may serve and those that are refused."""
+    """All memories of one tenant at one revision, those that may serve and those that are refused.
+
+    The index is shared with the banks of later revisions, so that what is deleted is found by nobody any more.
+    `samples` are those that the gate is fitted to.
+    """
 
     tenant_id: str
     revision: int
     members: Mapping[str, Member]
     refused: Mapping[str, Refused]
-    index: BankIndex
+    index: LiveIndex
+    samples: Mapping[str, tuple[Sample, ...]]
 
     def in_collection(self, collection: str) -> frozenset[str]:
         return frozenset(id_ for id_, member in self.members.items() if member.entry.collection == collection)
@@ -86,7 +94,6 @@ class Banks:
     def __init__(
         self,
         database: Database,
-        store: ObjectStore,
         residency: Residency,
         gates: BankGates,
         *,
@@ -95,7 +102,6 @@ class Banks:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._store = store
         self._residency = residency
         self._gates = gates
         self._encoder = encoder
@@ -159,7 +165,7 @@ class Banks:
 
     def _revision(self, tenant_id: str) -> int:
         with self._database.read() as connection:
-            return memories.bank_revision(connection, tenant_id)
+            return banks.bank_revision(connection, tenant_id)
 
     def _held(self) -> dict[str, Bank]:
         with self._lock:
@@ -184,61 +190,123 @@ class Banks:
 
     def _refreshed(self, tenant_id: str) -> Bank:
         before = self._known(tenant_id)
+        if before is None:
+            bank, gone = self._open(tenant_id), frozenset[str]()
+        else:
+            with self._database.read() as connection:
+                changes = banks.changes(connection, tenant_id, before.revision, _vectors(before.index.thin))
+            if changes.revision == before.revision and not before.due(self._clock()):
+                return before
+            bank, gone = self._follow(before, changes)
         with self._database.read() as connection:
-            revision, entries = memories.bank(connection, tenant_id)
             rate = tenants.get_tenant(connection, tenant_id).false_activation
-        if before is not None and before.revision == revision and not before.due(self._clock()):
-            return before
-        bank = self._make(tenant_id, revision, entries, before)
-        self._gates.follow(tenant_id, [member.samples for member in bank.members.values()], rate)
+        self._gates.follow(tenant_id, list(bank.samples.values()), rate)
         with self._lock:
             self._banks[tenant_id] = bank
             while len(self._banks) > self._most:
                 self._let_go(self._banks.popitem(last=False)[0])
-        if before is not None:
-            self._forget(before.digests() - bank.digests())
-        log.info("bank refreshed", tenant_id=tenant_id, revision=revision, memories=len(bank.members))
+        self._forget(gone)
+        log.info("bank refreshed", tenant_id=tenant_id, revision=bank.revision, memories=len(bank.members))
         return bank
 
-    def _make(self, tenant_id: str, revision: int, entries: Collection[BankEntry], before: Bank | None) -> Bank:
+    def _open(self, tenant_id: str) -> Bank:
+        """All of a bank in one stream; the revision is read first, so that what comes meanwhile is followed later."""
         members: dict[str, Member] = {}
         refused: dict[str, Refused] = {}
-        for entry in entries:
-            found = self._member_or_why(tenant_id, entry, before)
-            if isinstance(found, Member):
-                members[entry.memory_id] = found
-            else:
-                refused[entry.memory_id] = found
-        if before is not None and [*members.values()] == [*before.members.values()]:
-            return Bank(tenant_id, revision, members, refused, before.index)
-        return Bank(tenant_id, revision, members, refused, BankIndex([member.index for member in members.values()]))
+        index, unread = LiveIndex(), []
 
-    def _member_or_why(self, tenant_id: str, entry: BankEntry, before: Bank | None) -> Member | Refused:
-        """What is known of this very entry is kept; a refused one until it is due."""
-        old = before.members.get(entry.memory_id) if before else None
-        if old is not None and old.entry == entry:
-            return old
-        failed = before.refused.get(entry.memory_id) if before else None
-        failure = failed.failure if failed is not None and failed.entry == entry else None
-        if failure is not None and self._clock() < failure.retry_at:
-            return Refused(entry, failure)
+        def compacts(found: Iterable[Found]) -> Iterator[tuple[str, str, Compact]]:
+            for one in found:
+                if one.record is None:
+                    unread.append(one)
+                else:
+                    yield from self._taken(tenant_id, one, None, members, refused)
+
+        with self._database.read() as connection:
+            revision = banks.bank_revision(connection, tenant_id)
+            many = banks.served(connection, tenant_id) > THIN_FROM
+            index.change(compacts(banks.stream(connection, tenant_id, _vectors(many))))
+        # Read outside the stream, which a store that is slow would keep open.
+        for one in unread:
+            index.change(self._taken(tenant_id, one, None, members, refused))
+        return Bank(tenant_id, revision, members, refused, index, self._samples(members, refused, {}))
+
+    def _follow(self, before: Bank, changes: Changes) -> tuple[Bank, frozenset[str]]:
+        """The bank after `changes`, and the digests that it serves no more. What failed and is due is tried again."""
+        members, refused = dict(before.members), dict(before.refused)
+        touched = {*changes.gone, *(one.entry.memory_id for one in changes.served)}
+        left = {id_: entry for id_ in touched if (entry := _entry(before, id_)) is not None}
+        for memory_id in touched:
+            members.pop(memory_id, None)
+            refused.pop(memory_id, None)
+        before.index.change((), changes.gone)
+        now = self._clock()
+        due = [Found(one.entry, one.created_at, None) for one in refused.values() if now >= one.failure.retry_at]
+        for one in (*changes.served, *due):
+            old = before.refused.get(one.entry.memory_id)
+            failure = old.failure if old is not None and old.entry == one.entry else None
+            refused.pop(one.entry.memory_id, None)
+            taken = self._taken(before.tenant_id, one, failure, members, refused)
+            before.index.change(taken, () if taken else [one.entry.memory_id])
+        kept = {id_: samples for id_, samples in before.samples.items() if id_ not in touched}
+        samples = self._samples(members, refused, kept)
+        bank = Bank(before.tenant_id, changes.revision, members, refused, before.index, samples)
+        stays = {entry.adapter_digest for id_ in left if (entry := _entry(bank, id_)) is not None}
+        return bank, frozenset(entry.adapter_digest for entry in left.values()) - stays
+
+    def _taken(
+        self,
+        tenant_id: str,
+        found: Found,
+        failure: Failure | None,
+        members: dict[str, Member],
+        refused: dict[str, Refused],
+    ) -> list[tuple[str, str, Compact]]:
+        """Notes whether the memory may serve; what the index is to know of it then."""
+        entry = found.entry
         try:
-            return self._member(tenant_id, entry)
+            compact = read_record(found.record or self._read(tenant_id, entry), self._encoder)
         except LatentBankError as problem:
             self._residency.refused(entry.memory_id, entry.adapter_digest, problem)
-            return Refused(entry, Failure.after(failure, problem, self._clock()))
+            refused[entry.memory_id] = Refused(entry, Failure.after(failure, problem, self._clock()), found.created_at)
+            return []
+        members[entry.memory_id] = Member(entry, int(found.created_at.timestamp()))
+        return [(entry.memory_id, entry.collection, compact)]
 
-    def _member(self, tenant_id: str, entry: BankEntry) -> Member:
-        manifest = read_manifest(self._store, entry.manifest_key)
-        named = (manifest.tenant_id, manifest.memory_id, manifest.adapter_digest, manifest.base_digest)
-        if named != (tenant_id, entry.memory_id, entry.adapter_digest, entry.base_digest):
-            raise ObjectCorrupt(f"The manifest under {entry.manifest_key} is not the one of {entry.memory_id}.")
+    def _read(self, tenant_id: str, entry: BankEntry) -> RetrievalRecord:
+        """The record of a version that was published without one, from its files; the truth keeps it from then on."""
+        manifest = self._residency.read_manifest(Wanted(tenant_id, entry))
         with self._residency.reading(manifest) as directory:
-            index = load_index(directory, encoder=self._encoder)
-            if index.memory_id != entry.memory_id:
-                raise AdapterInvalid(f"The index of {entry.memory_id} is of another memory.")
-            samples = load_samples(directory)
-        return Member(entry, manifest, index, samples)
+            record = record_of(directory, entry.memory_id)
+        if record.encoder == self._encoder:
+            with self._database.begin() as connection:
+                banks.backfill_record(connection, entry.memory_id, entry.adapter_digest, record)
+        return record
+
+    def _samples(
+        self,
+        members: dict[str, Member],
+        refused: dict[str, Refused],
+        known: Mapping[str, tuple[Sample, ...]],
+    ) -> dict[str, tuple[Sample, ...]]:
+        """Of the memories that the gate is fitted to; one whose samples can't be used is refused."""
+        while True:
+            chosen = basis_of(members)
+            missing = [memory_id for memory_id in chosen if memory_id not in known]
+            with self._database.read() as connection:
+                packed = banks.samples(connection, missing) if missing else {}
+            read = dict(known)
+            for memory_id in missing:
+                try:
+                    read[memory_id] = unpack_samples(packed[memory_id]) if memory_id in packed else ()
+                except AdapterInvalid as problem:
+                    member = members.pop(memory_id)
+                    created = datetime.fromtimestamp(member.created, UTC)
+                    failure = Failure.after(None, problem, self._clock())
+                    refused[memory_id] = Refused(member.entry, failure, created)
+            if all(memory_id in read for memory_id in chosen):
+                return {memory_id: read[memory_id] for memory_id in chosen}
+            known = read
 
     def _let_go(self, tenant_id: str) -> None:
         self._refreshing.pop(tenant_id, None)
@@ -256,3 +324,12 @@ class Banks:
             self._gone.update(digests)
         for digest in digests:
             self._residency.forget(digest)
+
+
+def _entry(bank: Bank, memory_id: str) -> BankEntry | None:
+    known = bank.members.get(memory_id) or bank.refused.get(memory_id)
+    return None if known is None else known.entry
+
+
+def _vectors(thin: bool) -> int:
+    return THIN if thin else MOST_VECTORS

@@ -6,9 +6,10 @@ Only a bank that had nothing to fit a gate to waits for its first one.
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,6 +21,15 @@ from core.logs import get_logger
 from core.metrics import InferenceMetrics
 
 log = get_logger(__name__)
+
+
+MOST_MEMORIES = 256
+"""A gate is fitted to the samples of so many: more of them would move it by less than it is uncertain."""
+
+
+def basis_of(memory_ids: Collection[str]) -> list[str]:
+    """Whose samples a bank's gate is fitted to: all, in a large bank a choice that depends on the ids alone."""
+    return sorted(heapq.nsmallest(MOST_MEMORIES, memory_ids, key=lambda one: one[::-1]))
 
 
 @dataclass(frozen=True, slots=True)

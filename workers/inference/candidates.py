@@ -12,11 +12,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from core.adapters.peft_format import LoadedAdapter
 from core.errors import AdapterPending, LatentBankError
 from core.gate.features import RetrievalSignals
 from core.retrieval.index import Hit, retrieval_signals
 from workers.inference.bank import Bank, Member, Refused
+from workers.inference.loaded import LoadedMemory, Wanted
 from workers.inference.prompts import retrieval_query
 from workers.inference.question import Absent, Scope
 from workers.inference.residency import Residency
@@ -35,12 +35,12 @@ class QueryEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A memory that retrieval proposes, its adapter in RAM."""
+    """A memory that retrieval proposes, its adapter and its index in RAM."""
 
     member: Member
     hit: Hit
     signals: RetrievalSignals
-    adapter: LoadedAdapter
+    adapter: LoadedMemory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,23 +68,25 @@ class Retrieval:
         """
         refused = () if scope.ids is not None else bank.refused_in(scope.collection)[:REFUSED_SHOWN]
         absent = [_refused(one) for one in refused]
-        allowed = _allowed(scope, bank)
-        if not bank.members or (allowed is not None and not allowed):
+        if not bank.members:
             return Proposed(absent=tuple(absent))
         query = retrieval_query(asked)
         embedding = self._encoder.encode([query])[0]
         top_k = min(scope.top_k or self._top_k, self._residency.room)
-        hits = bank.index.search(query, embedding, top_k, allowed)
+        hits = bank.index.search(query, embedding, top_k, scope.ids, scope.collection)
+        # The index is the newest bank's; what came after this one is for who asks next.
+        hits = [hit for hit in hits if hit.memory_id in bank.members]
         members = [bank.members[hit.memory_id] for hit in hits]
-        loads = [self._residency.prefetch(member.manifest) for member in members]
-        signals = [retrieval_signals(query, embedding, member.index, self._encoder.encode) for member in members]
+        loads = [self._residency.prefetch(Wanted(bank.tenant_id, member.entry)) for member in members]
         wait(loads, timeout=self._wait_seconds)
         found: list[Candidate] = []
         proposed: list[Absent] = []
-        for hit, member, load, signal in zip(hits, members, loads, signals, strict=True):
+        for hit, member, load in zip(hits, members, loads, strict=True):
             problem = _problem(load)
             if problem is None:
-                found.append(Candidate(member, hit, signal, load.result()))
+                loaded = load.result()
+                signals = retrieval_signals(query, embedding, loaded.index, self._encoder.encode)
+                found.append(Candidate(member, hit, signals, loaded))
             elif scope.ids is not None:
                 raise problem
             else:
@@ -92,16 +94,7 @@ class Retrieval:
         return Proposed(tuple(found), (*proposed, *absent))
 
 
-def _allowed(scope: Scope, bank: Bank) -> frozenset[str] | None:
-    """Whom retrieval may propose; `None` is everyone."""
-    allowed = None if scope.ids is None else frozenset(scope.ids)
-    if scope.collection is None:
-        return allowed
-    inside = bank.in_collection(scope.collection)
-    return inside if allowed is None else allowed & inside
-
-
-def _problem(load: Future[LoadedAdapter]) -> LatentBankError | None:
+def _problem(load: Future[LoadedMemory]) -> LatentBankError | None:
     """Why there is no adapter (yet); what is no error of ours is raised."""
     if not load.done():
         return AdapterPending()

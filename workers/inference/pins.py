@@ -13,7 +13,8 @@ from core.errors import Conflict, InvalidRequest, LatentBankError, NotFound
 from core.logs import get_logger
 from core.truth import memories
 from core.truth.database import Database
-from workers.inference.bank import Banks, Member
+from workers.inference.bank import Banks
+from workers.inference.loaded import Wanted
 from workers.inference.residency import Residency
 
 log = get_logger(__name__)
@@ -49,7 +50,7 @@ class Pins:
         `Banks.require`, `Conflict` where no slot would be left for others, and what keeps the adapter from being
         loaded; nothing is then pinned.
         """
-        pin, member = self._look_up(memory_id)
+        pin, wanted = self._look_up(memory_id)
         with self._lock:
             before = self._pins.get(memory_id)
             if before is not None and not in_place:
@@ -60,7 +61,7 @@ class Pins:
                 )
             self._move(memory_id, pin)
         try:
-            adapter = self._residency.load(member.manifest)
+            adapter = self._residency.load(wanted)
             lease = self._residency.acquire({pin.digest: adapter})
         except LatentBankError:
             self._drop(memory_id, pin)
@@ -94,7 +95,7 @@ class Pins:
         """
         for memory_id, before in self._all().items():
             try:
-                pin, member = self._look_up(memory_id)
+                pin, wanted = self._look_up(memory_id)
                 with self._lock:
                     if self._pins.get(memory_id) != before:
                         continue
@@ -107,9 +108,9 @@ class Pins:
                 log.warning("pinned memory can't be had now", memory_id=memory_id, code=problem.code)
                 continue
             if not self._residency.holds(pin.digest):
-                self._residency.prefetch(member.manifest)
+                self._residency.prefetch(wanted)
 
-    def _look_up(self, memory_id: str) -> tuple[Pin, Member]:
+    def _look_up(self, memory_id: str) -> tuple[Pin, Wanted]:
         with self._database.read() as connection:
             found = memories.by_ids(connection, [memory_id]).get(memory_id)
         if found is None:
@@ -117,8 +118,8 @@ class Pins:
         tenant_id = found[0].tenant_id
         bank = self._banks.current(tenant_id)
         self._banks.require(bank, [memory_id])
-        member = bank.members[memory_id]
-        return Pin(tenant_id, member.digest), member
+        wanted = Wanted(tenant_id, bank.members[memory_id].entry)
+        return Pin(tenant_id, wanted.adapter_digest), wanted
 
     def _all(self) -> dict[str, Pin]:
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from core.adapters.peft_format import LoadedAdapter
+from workers.inference.loaded import LoadedMemory
 from workers.inference.segmented_lru import SegmentedLru
 
 
@@ -13,7 +13,7 @@ class RamTier:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._adapters: dict[str, LoadedAdapter] = {}
+        self._adapters: dict[str, LoadedMemory] = {}
         self._order = SegmentedLru(budget)
         self.nbytes = 0
 
@@ -29,14 +29,14 @@ class RamTier:
         """What should go first comes first."""
         return tuple(self._order)
 
-    def get(self, digest: str) -> LoadedAdapter | None:
+    def get(self, digest: str) -> LoadedMemory | None:
         """The adapter, which thereby counts as used."""
         found = self._adapters.get(digest)
         if found is not None:
             self._order.use(digest)
         return found
 
-    def put(self, digest: str, adapter: LoadedAdapter, pinned: Collection[str]) -> tuple[str, ...]:
+    def put(self, digest: str, adapter: LoadedMemory, pinned: Collection[str]) -> tuple[str, ...]:
         """Keeps the adapter and returns whom it pushed out: never one of `pinned`.
 
         One that is too large for what they leave of the budget is not kept, and pushes out nobody.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from core.adapters.packed import PackedAdapters
@@ -22,6 +23,7 @@ from core.storage.manifest import Manifest
 from core.storage.node_cache import NodeCache
 from workers.inference.adapter_files import AdapterFiles
 from workers.inference.failures import Failure
+from workers.inference.loaded import LoadedMemory, Wanted
 from workers.inference.ram import RamTier
 from workers.inference.slots import SlotTable
 
@@ -73,13 +75,16 @@ class Residency:
         self._files = AdapterFiles(
             node_cache, metrics, base_digest=base_digest, layers=layers, rank=packed.rank, device=packed.device
         )
+        self.base_digest = base_digest
+        # Of what is in slots: all that is not in them.
+        self._besides: dict[str, LoadedMemory] = {}
         self._metrics = metrics
         self._clock = clock
         self._table = SlotTable(packed.slots)
         self._ram = RamTier(ram_bytes)
         self._pinned: set[str] = set()
         self._failed: dict[str, Failure] = {}
-        self._loading: dict[str, Future[LoadedAdapter]] = {}
+        self._loading: dict[str, Future[LoadedMemory]] = {}
         self._forgotten: set[str] = set()
         # Apart, so that a store that hangs does not hold up what is on the disk.
         self._pools = {
@@ -122,32 +127,36 @@ class Residency:
         """
         return self._files.reading(manifest)
 
+    def read_manifest(self, wanted: Wanted) -> Manifest:
+        """From the store; raises what is wrong with it."""
+        return self._files.read_manifest(wanted)
+
     def refused(self, memory_id: str, digest: str, problem: LatentBankError) -> None:
         """Counts and logs what was found wrong while `reading`."""
         self._files.refused(memory_id, digest, problem)
 
-    def prefetch(self, manifest: Manifest) -> Future[LoadedAdapter]:
+    def prefetch(self, wanted: Manifest | Wanted) -> Future[LoadedMemory]:
         """The adapter, which is on its way to RAM or there; any thread. However many ask, one load runs.
 
         The future raises as `reading`, and `AdapterInvalid`; for a while after a failure the same problem at once.
         """
-        digest = manifest.adapter_digest
+        digest = wanted.adapter_digest
         with self._lock:
             if digest in self._loading:
                 return self._loading[digest]
-            found = self._ram.get(digest) or self._in_slot(manifest)
+            found = self._ram.get(digest) or self._in_slot(digest)
             if found is not None:
                 return _done(found)
             failure = self._failed.get(digest)
             if failure is not None and self._clock() < failure.retry_at:
                 return _done(failure.again())
             pool = self._pools[self._files.source(digest)]
-            future = self._loading[digest] = pool.submit(self._load, manifest)
+            future = self._loading[digest] = pool.submit(self._load, wanted)
             return future
 
-    def load(self, manifest: Manifest) -> LoadedAdapter:
+    def load(self, wanted: Manifest | Wanted) -> LoadedMemory:
         """As `prefetch`, and waits for it."""
-        return self.prefetch(manifest).result()
+        return self.prefetch(wanted).result()
 
     def acquire(self, adapters: Mapping[str, LoadedAdapter]) -> Lease | None:
         """Puts `adapters` (by digest) into slots and holds them there; `None` where too many slots are in use now.
@@ -160,12 +169,16 @@ class Residency:
                 return None
             try:
                 for digest in placement.missing:
+                    adapter = adapters[digest]
+                    if isinstance(adapter, LoadedMemory):
+                        self._besides[digest] = replace(adapter, weights={})
                     self._write(placement.slots[digest], adapters[digest])
             except AdapterInvalid as problem:
                 self._undo(placement.slots, placement.missing)
                 self._metrics.adapter_load_failures.labels(problem.code).inc()
                 raise
             for digest in placement.evicted:
+                self._besides.pop(digest, None)
                 self._metrics.adapter_evictions.labels("slot", "lru").inc()
                 log.debug("slot evicted", digest=digest)
             self._show()
@@ -238,13 +251,13 @@ class Residency:
         """Sets the gauges of the tier that other processes change too."""
         self._files.show()
 
-    def _load(self, manifest: Manifest) -> LoadedAdapter:
+    def _load(self, wanted: Manifest | Wanted) -> LoadedMemory:
         """On a thread of the pools; whatever comes of it, the next who ask find it in RAM, failed, or not begun."""
-        digest = manifest.adapter_digest
+        digest = wanted.adapter_digest
         try:
-            adapter = self._files.load(manifest)
+            adapter = self._files.load(wanted)
         except LatentBankError as problem:
-            self._files.refused(manifest.memory_id, digest, problem)
+            self._files.refused(wanted.memory_id, digest, problem)
             with self._lock:
                 if digest not in self._forgotten:
                     self._failed[digest] = Failure.after(self._failed.get(digest), problem, self._clock())
@@ -263,18 +276,18 @@ class Residency:
             if forgotten:
                 self._files.forget(digest)
 
-    def _keep(self, digest: str, adapter: LoadedAdapter) -> None:
+    def _keep(self, digest: str, adapter: LoadedMemory) -> None:
         evicted = self._ram.put(digest, adapter, self._pinned)
         self._metrics.adapter_evictions.labels("ram", "lru").inc(len(evicted))
         self._show()
 
-    def _in_slot(self, manifest: Manifest) -> LoadedAdapter | None:
+    def _in_slot(self, digest: str) -> LoadedMemory | None:
         """A copy of what is in a slot though RAM has let it go: neither disk nor store is needed to serve it."""
-        slot = self._table.slot_of(manifest.adapter_digest)
-        if slot is None:
+        slot, rest = self._table.slot_of(digest), self._besides.get(digest)
+        if slot is None or rest is None:
             return None
         weights, scale = self._packed.copy(slot)
-        return LoadedAdapter(weights, scale, manifest.rank, manifest.targets, manifest.activation_tokens)
+        return replace(rest, weights=weights, scale=scale)
 
     def _write(self, slot: int, adapter: LoadedAdapter) -> None:
         with self._files.timed("ram", "slot"):
@@ -289,6 +302,7 @@ class Residency:
     def _let_go(self, digest: str, reason: str = "deleted") -> None:
         self._pinned.discard(digest)
         self._failed.pop(digest, None)
+        self._besides.pop(digest, None)
         self._clear(self._table.drop(digest), reason)
         if self._ram.drop(digest):
             self._metrics.adapter_evictions.labels("ram", reason).inc()
@@ -306,8 +320,8 @@ class Residency:
         self._metrics.adapter_bytes.labels("ram").set(self._ram.nbytes)
 
 
-def _done(outcome: LoadedAdapter | LatentBankError) -> Future[LoadedAdapter]:
-    future: Future[LoadedAdapter] = Future()
+def _done(outcome: LoadedMemory | LatentBankError) -> Future[LoadedMemory]:
+    future: Future[LoadedMemory] = Future()
     if isinstance(outcome, LatentBankError):
         future.set_exception(outcome)
     else:

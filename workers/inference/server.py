@@ -7,7 +7,6 @@ import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from threading import Lock
 from typing import Annotated, Any
 
@@ -143,8 +142,7 @@ def _add_openai(app: FastAPI, worker: Worker) -> None:
 
 def _memory_card(member: Member, base_name: str) -> dict[str, Any]:
     entry = member.entry
-    created = int(datetime.fromisoformat(member.manifest.created_at).timestamp())
-    return model_card(entry.memory_id, created, root=member.digest, parent=base_name, title=entry.title)
+    return model_card(entry.memory_id, member.created, root=member.digest, parent=base_name, title=entry.title)
 
 
 async def _answer(

@@ -334,7 +334,7 @@ class Service:
         """What the gate looks at for the candidate whose draft is in `row`."""
         text = self.base.chat.decode(drafts.tokens[row])
         query = retrieval_query(admitted.question.asked)
-        grounded = grounding(query, text, candidate.member.index.vocabulary, ended=drafts.ended[row])
+        grounded = grounding(query, text, candidate.adapter.index.vocabulary, ended=drafts.ended[row])
         return vector(candidate.signals, drafts.signals[row], grounded)
 
     def _judge(self, candidate: Candidate, features: tuple[float, ...], admitted: Admitted) -> Judged:

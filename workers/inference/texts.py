@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from core.engine.prefix_cache import PrefixCache
 from core.errors import NotFound
-from core.truth import memories, tenants
+from core.truth import banks, memories, tenants
 from core.truth.database import Database
 from core.truth.records import ContextRecord, Fallback
 from workers.inference.text_cache import Text, TextCache, is_salt_of_text, salt_of
@@ -78,7 +78,7 @@ class Texts:
             if following.fallback == "text" or tenant_id in unchecked:
                 try:
                     with self._database.read() as connection:
-                        revision = memories.bank_revision(connection, tenant_id)
+                        revision = banks.bank_revision(connection, tenant_id)
                     if revision != following.revision or tenant_id in unchecked:
                         self._refresh(tenant_id)
                 except NotFound:

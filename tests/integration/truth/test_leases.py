@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from core.errors import IllegalTransition, LeaseLost
-from core.truth import jobs, memories
+from core.truth import banks, jobs, memories
 from core.truth.database import Database
 from core.truth.records import Claim, Job
 from core.truth.tables import memories as memories_table
@@ -97,7 +97,7 @@ def test_a_commit_whose_reply_was_lost_is_found_done(truth: Database) -> None:
         with truth.begin() as connection:
             assert jobs.publish(connection, claimed, publication())
     with truth.begin() as connection:
-        assert memories.bank_revision(connection, tenant.id) == 1
+        assert banks.bank_revision(connection, tenant.id) == 1
         assert not jobs.publish(connection, claimed, publication(key="another"))
         assert not jobs.publish(connection, replace(claimed, token="stolen"), publication())
 

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, NotFound
 from core.ids import new_id
-from core.truth import jobs, memories, tenants
+from core.truth import banks, jobs, memories, tenants
 from core.truth.database import Database
 from core.truth.records import Job, Memory
 from core.truth.tables import jobs as jobs_table
@@ -206,7 +206,7 @@ def test_an_admission_moves_the_banks_revision_only_where_texts_serve(truth: Dat
     for tenant, moved in ((plain, 0), (eager, 1)):
         admit(truth, tenant)
         with truth.read() as connection:
-            assert memories.bank_revision(connection, tenant.id) == tenant.bank_revision + moved
+            assert banks.bank_revision(connection, tenant.id) == tenant.bank_revision + moved
 
 
 def test_texts_are_of_memories_that_wait_or_failed_newest_first_and_of_none_that_is_deleted(truth: Database) -> None:

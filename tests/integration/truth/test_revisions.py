@@ -8,7 +8,7 @@ import pytest
 from core.errors import Conflict, IdempotencyConflict, NotFound
 from core.ids import new_id
 from core.storage.keys import revised_context_key
-from core.truth import jobs, memories, revisions
+from core.truth import banks, jobs, memories, revisions
 from core.truth.database import Database
 from core.truth.records import Job, Memory, NewRevision, Tenant
 from tests.fixtures.truth import add_tenant, admit, claim, publication
@@ -61,11 +61,11 @@ def test_the_old_version_serves_until_the_new_one_is_published_in_one_commit(tru
     second = publication(version=2, key="tenants/t/memories/m/adapters/2/1-b/manifest.json")
     with truth.begin() as connection:
         assert [entry.version for entry in memories.bank(connection, tenant.id)[1]] == [1]
-        before = memories.bank_revision(connection, tenant.id)
+        before = banks.bank_revision(connection, tenant.id)
         assert jobs.publish(connection, claimed, second)
         assert jobs.publish(connection, claimed, second), "asked again after a reply that got lost"
         now = memories.get_memory(connection, tenant.id, old.id)
-        assert memories.bank_revision(connection, tenant.id) == before + 1
+        assert banks.bank_revision(connection, tenant.id) == before + 1
         assert [(entry.version, entry.title) for entry in memories.bank(connection, tenant.id)[1]] == [
             (2, "A newer manual")
         ]

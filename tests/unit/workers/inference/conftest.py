@@ -32,7 +32,7 @@ from workers.inference.texts import Texts
 
 ADAPTER_BYTES = 24_576
 """Of one in RAM, of the tiny Llama at rank 4."""
-RAM_BYTES = 2 * ADAPTER_BYTES
+RAM_BYTES = 2 * ADAPTER_BYTES + ADAPTER_BYTES * 2 // 3
 TEXT_BYTES = 1024**2
 
 
@@ -176,7 +176,7 @@ def make_stand(base: LoadedBase, database: Database, directory: Path) -> Stand:
     )
     background = ThreadPoolExecutor(1)
     gates = BankGates(metrics, 0.05, background)
-    banks = Banks(database, store, residency, gates, encoder=encoder.reference, clock=clock)
+    banks = Banks(database, residency, gates, encoder=encoder.reference, clock=clock)
     prefix_cache = PrefixCache(base.description.digest, 64 * 4096, 8)
     settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
     cache = TextCache(

@@ -197,8 +197,8 @@ def test_unloading_leaves_a_slot_in_use_alone_until_its_last_request_gives_it_ba
 ) -> None:
     entry = publish(stand)
     load(admin, entry.memory_id)
-    manifest = pins._look_up(entry.memory_id)[1].manifest
-    leases = [stand.residency.acquire({entry.adapter_digest: stand.residency.load(manifest)}) for _ in range(2)]
+    wanted = pins._look_up(entry.memory_id)[1]
+    leases = [stand.residency.acquire({entry.adapter_digest: stand.residency.load(wanted)}) for _ in range(2)]
     slot = stand.residency.slot_of(entry.adapter_digest)
     before = {name: layer.a[slot].clone() for name, layer in stand.packed.layers.items()}
     assert unload(admin, entry.memory_id).status_code == 200
@@ -216,8 +216,8 @@ def test_loading_again_what_is_still_in_use_after_unloading_keeps_it(
 ) -> None:
     entry = publish(stand)
     load(admin, entry.memory_id)
-    manifest = pins._look_up(entry.memory_id)[1].manifest
-    lease = stand.residency.acquire({entry.adapter_digest: stand.residency.load(manifest)})
+    wanted = pins._look_up(entry.memory_id)[1]
+    lease = stand.residency.acquire({entry.adapter_digest: stand.residency.load(wanted)})
     unload(admin, entry.memory_id)
     assert load(admin, entry.memory_id).status_code == 200
     assert lease is not None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import update
 
@@ -50,7 +52,7 @@ def test_an_unchanged_bank_is_not_made_again_and_a_change_keeps_what_stayed(stan
 def test_a_manifest_of_another_memory_or_tenant_is_refused(stand: Stand, banks: Banks) -> None:
     owner, other = stand.publisher.tenant(), stand.publisher.tenant()
     good = stand.publisher.publish(owner, "Velmora", TEXT, seed=1)
-    bad = stand.publisher.publish(other, "Corvina", TEXT, seed=2)
+    bad = replace(stand.publisher, records=False).publish(other, "Corvina", TEXT, seed=2)
     repoint(stand, bad.memory_id, good.manifest_key)
     bank = banks.current(other)
     assert bank.members == {}
@@ -60,7 +62,7 @@ def test_a_manifest_of_another_memory_or_tenant_is_refused(stand: Stand, banks: 
 def test_one_bad_memory_silences_itself_and_is_tried_again_later(stand: Stand, banks: Banks) -> None:
     tenant = stand.publisher.tenant()
     good = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
-    bad = stand.publisher.publish(tenant, "Corvina", TEXT, seed=2)
+    bad = replace(stand.publisher, records=False).publish(tenant, "Corvina", TEXT, seed=2)
     store = stand.publisher.store
     manifest = read_manifest(store, bad.manifest_key)
     kept = store.get(bad.manifest_key)
@@ -77,18 +79,40 @@ def test_one_bad_memory_silences_itself_and_is_tried_again_later(stand: Stand, b
     assert set(banks.current(tenant).members) == {good.memory_id, bad.memory_id}
 
 
+def test_a_bank_is_opened_and_followed_from_the_truth_alone(stand: Stand, banks: Banks) -> None:
+    tenant = stand.publisher.tenant()
+    first = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    assert set(banks.current(tenant).members) == {first.memory_id}
+    second = stand.publisher.publish(tenant, "Corvina", TEXT, seed=2)
+    bank = banks.current(tenant)
+    assert set(bank.members) == {first.memory_id, second.memory_id}
+    assert set(bank.samples) == set(bank.members)
+    assert not any(stand.node_cache.contains(entry.adapter_digest) for entry in (first, second))
+
+
+def test_a_version_from_before_there_were_records_is_read_from_its_files_once(stand: Stand, banks: Banks) -> None:
+    tenant = stand.publisher.tenant()
+    entry = replace(stand.publisher, records=False).publish(tenant, "Velmora", TEXT, seed=1)
+    bank = banks.current(tenant)
+    assert set(bank.members) == set(bank.samples) == {entry.memory_id}
+    stand.publisher.store.delete(entry.manifest_key)
+    stand.node_cache.drop(entry.adapter_digest)
+    again = Banks(stand.publisher.database, stand.residency, stand.gates, encoder="words")
+    assert set(again.current(tenant).members) == {entry.memory_id}
+
+
 def test_an_index_of_another_encoder_is_refused(stand: Stand) -> None:
     publisher = stand.publisher
     tenant = publisher.tenant()
     entry = publisher.publish(tenant, "Velmora", TEXT, seed=1)
-    banks = Banks(publisher.database, publisher.store, stand.residency, stand.gates, encoder="another")
+    banks = Banks(publisher.database, stand.residency, stand.gates, encoder="another")
     assert reason(banks.current(tenant), entry).code == "adapter_invalid"
 
 
 def test_a_memory_without_samples_file_is_refused(stand: Stand, banks: Banks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.fixtures.published.save_samples", lambda *_: None)
     tenant = stand.publisher.tenant()
-    entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    entry = replace(stand.publisher, records=False).publish(tenant, "Velmora", TEXT, seed=1)
     assert reason(banks.current(tenant), entry).code == "adapter_invalid"
 
 
@@ -107,7 +131,7 @@ def test_a_banks_gate_follows_its_memories_and_the_tenants_promise(stand: Stand,
 
 def test_the_least_recently_asked_bank_is_let_go(stand: Stand) -> None:
     publisher = stand.publisher
-    banks = Banks(publisher.database, publisher.store, stand.residency, stand.gates, encoder="words", most=2)
+    banks = Banks(publisher.database, stand.residency, stand.gates, encoder="words", most=2)
     asked = [publisher.tenant() for _ in range(3)]
     held = [banks.current(tenant) for tenant in asked]
     assert banks.current(asked[2]) is held[2]

@@ -87,7 +87,7 @@ def test_a_corrupt_adapter_abstains_with_its_reason_and_serves_once_it_is_mended
     answer = report(stand, tenant, mode="force")
     assert (answer["served_by"], answer["abstained"]) == (None, True)
     assert absent(answer) == {ship.memory_id: "object_corrupt"}
-    assert answer["candidates"][0]["rank"] is None
+    assert answer["candidates"][0]["rank"] == 0
     store.put(key, sound)
     stand.banks.refresh_known()
     assert absent(report(stand, tenant)) == {ship.memory_id: "object_corrupt"}
@@ -144,7 +144,7 @@ def test_a_store_that_fails_hurts_nothing_that_is_resident(
 def test_a_disk_that_fails_is_as_a_store_that_fails(
     stand: Stand, tenant: str, town: BankEntry, ship: BankEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand.residency.load(stand.banks.current(tenant).members[town.memory_id].manifest)
+    stand.residency.load(manifest_of(stand, town))
 
     def failing(_: object) -> bool:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -160,7 +160,7 @@ def test_an_adapter_that_takes_its_time_holds_up_no_other_and_is_there_for_who_a
     stand: Stand, tenant: str, town: BankEntry, ship: BankEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bank = stand.banks.current(tenant)
-    stand.residency.load(bank.members[town.memory_id].manifest)
+    stand.residency.load(manifest_of(stand, town))
     stand.node_cache.drop(ship.adapter_digest)
     answers, download = Event(), stand.publisher.store.download
 
@@ -177,15 +177,15 @@ def test_an_adapter_that_takes_its_time_holds_up_no_other_and_is_there_for_who_a
     with pytest.raises(AdapterPending):
         retrieval.propose(ASKED, replace(scope, ids=(ship.memory_id,)), bank)
     answers.set()
-    stand.residency.load(bank.members[ship.memory_id].manifest)
+    stand.residency.load(manifest_of(stand, ship))
     assert len(retrieval.propose(ASKED, scope, bank).candidates) == 2
     assert stand.metric("latentbank_adapter_load_seconds_count", source="node_cache", stage="read") == 2
 
 
 def test_only_the_scopes_memories_are_named_and_not_too_many(stand: Stand, tenant: str, town: BankEntry) -> None:
+    publisher = replace(stand.publisher, records=False)
     lost = [
-        stand.publisher.publish(tenant, f"Corvina {i}", SHIP, seed=i, collection="ships")
-        for i in range(REFUSED_SHOWN + 1)
+        publisher.publish(tenant, f"Corvina {i}", SHIP, seed=i, collection="ships") for i in range(REFUSED_SHOWN + 1)
     ]
     for entry in lost:
         stand.publisher.store.delete(entry.manifest_key)
@@ -198,8 +198,8 @@ def test_only_the_scopes_memories_are_named_and_not_too_many(stand: Stand, tenan
 def test_bytes_that_went_bad_on_the_disk_while_the_store_has_lost_them_are_never_served(
     stand: Stand, tenant: str, ship: BankEntry
 ) -> None:
-    bank = stand.banks.current(tenant)
-    weights = stand.node_cache.fetch(bank.members[ship.memory_id].manifest) / "adapter_model.safetensors"
+    stand.banks.current(tenant)
+    weights = stand.node_cache.fetch(manifest_of(stand, ship)) / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     stand.publisher.store.put(weights_key(stand, ship), b"?")
     assert absent(report(stand, tenant)) == {ship.memory_id: "object_corrupt"}

@@ -304,6 +304,8 @@ def test_while_the_text_of_a_doubt_is_fetched_others_are_answered(
     free, asked, get = Event(), Event(), stand.publisher.store.get
 
     def hanging(key: str) -> bytes:
+        if "/adapters/" in key:
+            return get(key)
         asked.set()
         assert free.wait(timeout=20)
         return get(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from core.adapters.packed import PackedAdapters
 from core.gate.prior import PRIOR
 from core.retrieval.index import MemoryIndex
+from core.storage.publication import read_manifest
 from core.truth.records import BankEntry
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.bank import Member
@@ -64,19 +66,21 @@ def test_a_memory_published_in_its_place_brings_nothing_of_it_back(stand: Stand,
 def test_what_a_question_that_knew_the_old_bank_loads_again_goes_again(stand: Stand, tmp_path: Path) -> None:
     tenant = stand.publisher.tenant()
     entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
-    manifest = stand.banks.current(tenant).members[entry.memory_id].manifest
+    stand.banks.current(tenant)
+    manifest = read_manifest(stand.publisher.store, entry.manifest_key)
     stand.publisher.delete(entry, tenant)
     stand.banks.refresh_known()
     assert holders(stand, entry, tmp_path) == set()
     stand.residency.load(manifest)
-    assert holders(stand, entry, tmp_path) == {"RAM", "disk"}
+    assert holders(stand, entry, tmp_path) == {"RAM", "disk", "objects"}
     stand.banks.refresh_known()
     assert holders(stand, entry, tmp_path) == set()
 
 
 def test_a_memory_that_was_refused_goes_from_the_disk_too(stand: Stand, tmp_path: Path) -> None:
     tenant = stand.publisher.tenant()
-    entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    publisher = replace(stand.publisher, records=False)
+    entry = publisher.publish(tenant, "Velmora", TEXT, seed=1)
     stand.banks._encoder = "another"
     assert set(stand.banks.current(tenant).refused) == {entry.memory_id}
     assert stand.node_cache.contains(entry.adapter_digest)
@@ -114,8 +118,7 @@ def written(packed: PackedAdapters) -> bool:
 
 
 def indexed(stand: Stand, entry: BankEntry) -> bool:
-    banks = stand.banks._banks.values()
-    return any(index.memory_id == entry.memory_id for bank in banks for index in bank.index._indexes)
+    return any(entry.memory_id in {*bank.index._ids, *bank.samples} for bank in stand.banks._banks.values())
 
 
 def _id_of(one: object) -> str | None:

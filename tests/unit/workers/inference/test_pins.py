@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from core.adapters.peft_format import LoadedAdapter
 from core.errors import Conflict, NotFound, ObjectMissing
-from core.storage.manifest import Manifest
 from core.storage.publication import read_manifest
 from core.truth.database import Database
 from tests.unit.workers.inference.conftest import Stand
+from workers.inference.loaded import LoadedMemory, Wanted
 from workers.inference.pins import Pins
 
 TEXT = "Velmora is a town."
@@ -75,7 +74,7 @@ def test_a_pinned_memory_stays_however_many_other_tenants_ask(stand: Stand, pins
 def test_a_memory_that_can_not_be_loaded_leaves_no_pin_behind(stand: Stand, pins: Pins) -> None:
     tenant = stand.publisher.tenant()
     entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
-    manifest = stand.banks.current(tenant).members[entry.memory_id].manifest
+    manifest = read_manifest(stand.publisher.store, entry.manifest_key)
     stand.node_cache.drop(entry.adapter_digest)
     for file in manifest.files:
         stand.publisher.store.delete(manifest.key_of(file))
@@ -103,8 +102,8 @@ def test_unloading_while_it_is_being_loaded_wins(stand: Stand, pins: Pins, monke
     entry = stand.publisher.publish(stand.publisher.tenant(), "Velmora", TEXT, seed=1)
     load = stand.residency.load
 
-    def slow(manifest: Manifest) -> LoadedAdapter:
-        adapter = load(manifest)
+    def slow(wanted: Wanted) -> LoadedMemory:
+        adapter = load(wanted)
         pins.unload(entry.memory_id)
         return adapter
 
