@@ -130,15 +130,6 @@ def measure(count: int, *, searches: int = SEARCHES) -> dict[str, Any]:
     }
 
 
-def goals(counts: tuple[int, ...] = (10_000, 100_000)) -> dict[str, Any]:
-    """The keys of `make bench-serve`: milliseconds (p99) of a search, bytes per idle memory in the largest bank."""
-    measured = [measure(count) for count in counts]
-    return {
-        "retrieval_ms": {f"1e{len(str(one['memories'])) - 1}": one["p99_ms"] for one in measured},
-        "rss_per_idle_memory_bytes": measured[-1]["rss_per_idle_memory_bytes"],
-    }
-
-
 def _fill(database: Database, tenant_id: str, synthetic: Synthetic, count: int) -> None:
     for start in range(0, count, 5000):
         numbers = range(start, min(count, start + 5000))

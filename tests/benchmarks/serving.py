@@ -12,10 +12,13 @@ long they take does not depend on what they know. The rivals run the base as `tr
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,6 +165,7 @@ def main() -> None:
         "base": description.name,
         **{name: _figure(name, pairs) for name, pairs in rounds.items()},
         "load_ms": {tier: _spread(milliseconds) for tier, milliseconds in loads.items()},
+        **_others(options.small),
     }
     write_report(options.json, report)
     tell(f"{options.json} is written.")
@@ -203,6 +207,25 @@ def _figure(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
+def _others(small: bool) -> dict[str, Any]:
+    """Figures that need no base, each from its own command, in a process whose memory is its own."""
+    retrieval = _run("retrieval", ["--memories", "100,1000"] if small else [])["banks"]
+    fleet = _run("fleet", ["--small"] if small else [])
+    return {
+        "retrieval_ms": {f"1e{len(str(bank['memories'])) - 1}": bank["p99_ms"] for bank in retrieval},
+        "rss_per_idle_memory_bytes": retrieval[-1]["rss_per_idle_memory_bytes"],
+        "fleet": {name: fleet[name] for name in ("hit_rate", "imbalance")},
+    }
+
+
+def _run(name: str, arguments: Sequence[str]) -> Any:
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "report.json"
+        command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments, "--json", str(out)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(out.read_text())
+
+
 def _spread(values: Sequence[float]) -> dict[str, float]:
     return {
         "median": round(statistics.median(values), 2),
@@ -215,6 +238,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.serving")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32, help="tokens that each row writes")
+    parser.add_argument("--small", action="store_true", help="small banks and a small fleet: a trial of the command")
     parser.add_argument("--json", type=Path, default=Path("build/bench/serve.json"))
     return parser.parse_args()
 

@@ -33,9 +33,11 @@ from core.storage.manifest import Manifest
 from core.storage.node_cache import NodeCache
 from core.storage.publication import upload_adapter
 from core.storage.s3 import S3Store
+from core.truth.records import BankEntry
 from tests.benchmarks.serving_adapters import weights_of_recipe
 from tests.fixtures.published import OPEN
 from tests.fixtures.s3 import S3Server, gateway
+from workers.inference.loaded import Wanted
 from workers.inference.question import Waiting
 from workers.inference.residency import Residency
 from workers.inference.scheduler import Engine, Outcome, Work
@@ -46,7 +48,7 @@ ENTRIES, STATEMENTS, WIDTH = 20, 80, 384
 
 
 class Tiers:
-    """`manifests` are published adapters, four times as many as there are slots."""
+    """`wanted` are published memories, four times as many as there are slots."""
 
     def __init__(self, base: LoadedBase, adapters: PackedAdapters, server: S3Server, directory: Path) -> None:
         self._base = base
@@ -57,26 +59,27 @@ class Tiers:
         self._store.create_bucket()
         self._client = self._raw_client()
         self.slots = adapters.slots - 1
-        self.manifests = [self._publish(number) for number in range(4 * self.slots)]
-        self._client.put_object(Bucket=BUCKET, Key=RAW_KEY, Body=bytes(self.manifests[0].total_bytes))
+        published = [self._publish(number) for number in range(4 * self.slots)]
+        self.wanted = [wanted for wanted, _ in published]
+        self._client.put_object(Bucket=BUCKET, Key=RAW_KEY, Body=bytes(published[0][1].total_bytes))
         self._warm = self._residency(ServingSettings().ram_bytes)
-        for manifest in self.manifests:
-            self._warm.load(manifest)
+        for wanted in self.wanted:
+            self._warm.load(wanted)
 
     def load_ms(self, count: int) -> dict[str, list[float]]:
         """Milliseconds to a slot by tier, of `count` adapters each, and of a bare GET of as many bytes; in turn."""
         # Without RAM, so that each comes from the disk, or from the store where the disk has lost it.
         cold = self._residency(0)
         found: dict[str, list[float]] = {"ram": [], "disk": [], "store": [], "raw_get": []}
-        for manifest in self.manifests[:count]:
+        for wanted in self.wanted[:count]:
             found["raw_get"].append(_ms(self._raw_get))
-            self._node_cache.drop(manifest.adapter_digest)
-            found["store"].append(_ms(partial(_to_slot, cold, manifest)))
+            self._node_cache.drop(wanted.adapter_digest)
+            found["store"].append(_ms(partial(_to_slot, cold, wanted)))
             self._out_of_slots(cold)
-            found["disk"].append(_ms(partial(_to_slot, cold, manifest)))
+            found["disk"].append(_ms(partial(_to_slot, cold, wanted)))
             self._out_of_slots(cold)
             self._out_of_slots(self._warm)
-            found["ram"].append(_ms(partial(_to_slot, self._warm, manifest)))
+            found["ram"].append(_ms(partial(_to_slot, self._warm, wanted)))
         return found
 
     def throughput(self, different: int, prefixes: Sequence[PrefixKv], tokens: int, seed: int) -> float:
@@ -84,24 +87,22 @@ class Tiers:
         chance = random.Random(seed)
         passer = Passer(self._base.model, self._adapters)
         engine = Engine(passer, InferenceMetrics(CollectorRegistry()), ServingSettings(max_running=self.slots))
-        asked = [chance.randrange(different) for _ in self.manifests]
+        asked = [chance.randrange(different) for _ in self.wanted]
         start = time.perf_counter()
         for number, which in enumerate(asked):
-            manifest = self.manifests[which]
-            work = self._answer(passer, manifest, self._warm.load(manifest), prefixes[number % len(prefixes)], tokens)
+            wanted = self.wanted[which]
+            work = self._answer(passer, wanted, self._warm.load(wanted), prefixes[number % len(prefixes)], tokens)
             engine.submit("tenant", work, _raise, f"req_{number}")
         while engine.turn() or engine.waiting:
             pass
         return len(asked) * tokens / (time.perf_counter() - start)
 
-    def _answer(
-        self, passer: Passer, manifest: Manifest, adapter: LoadedAdapter, prefix: PrefixKv, tokens: int
-    ) -> Work:
-        wanted = {manifest.adapter_digest: adapter}
+    def _answer(self, passer: Passer, memory: Wanted, adapter: LoadedAdapter, prefix: PrefixKv, tokens: int) -> Work:
+        wanted = {memory.adapter_digest: adapter}
         while (lease := self._warm.acquire(wanted)) is None:
             yield Waiting()
         try:
-            row = passer.running.join([prefix], {lease.slot(manifest.adapter_digest): 1.0})
+            row = passer.running.join([prefix], {lease.slot(memory.adapter_digest): 1.0})
             try:
                 token = self._base.description.activation_tokens[0]
                 for _ in range(tokens):
@@ -111,9 +112,9 @@ class Tiers:
         finally:
             lease.release()
 
-    def _publish(self, seed: int) -> Manifest:
+    def _publish(self, seed: int) -> tuple[Wanted, Manifest]:
         recipe, base = RecipeSettings(), self._base.description
-        layers, memory_id = self._base.model.config.num_hidden_layers, new_id("mem")
+        layers, tenant_id, memory_id = self._base.model.config.num_hidden_layers, new_id("tenant"), new_id("mem")
         with tempfile.TemporaryDirectory() as directory:
             weights = weights_of_recipe(self._adapters, recipe, layers, seed)
             save_adapter(
@@ -129,10 +130,10 @@ class Tiers:
             )
             save_index(Path(directory), _index(memory_id), "none")
             save_samples(Path(directory), OPEN)
-            manifest, _ = upload_adapter(
+            manifest, key = upload_adapter(
                 self._store,
                 Path(directory),
-                tenant_id=new_id("tenant"),
+                tenant_id=tenant_id,
                 memory_id=memory_id,
                 job_id=new_id("job"),
                 version=1,
@@ -148,7 +149,8 @@ class Tiers:
                 gate={},
                 seconds_by_phase={},
             )
-        return manifest
+        entry = BankEntry(memory_id, "default", "Bench", 1, manifest.adapter_digest, key, base.digest)
+        return Wanted(tenant_id, entry), manifest
 
     def _residency(self, ram_bytes: int) -> Residency:
         self._node_cache = NodeCache(self._directory / "node-cache", 1024**3, self._store)
@@ -162,7 +164,7 @@ class Tiers:
 
     def _out_of_slots(self, residency: Residency) -> None:
         """Fills the slots with other adapters."""
-        others = self.manifests[-self.slots :]
+        others = self.wanted[-self.slots :]
         lease = residency.acquire({one.adapter_digest: self._warm.load(one) for one in others})
         assert lease is not None
         lease.release()
@@ -195,8 +197,8 @@ def _index(memory_id: str) -> MemoryIndex:
     return MemoryIndex(memory_id, "Bench", entries, vectors[:ENTRIES], "bench", vectors[ENTRIES:])
 
 
-def _to_slot(residency: Residency, manifest: Manifest) -> None:
-    lease = residency.acquire({manifest.adapter_digest: residency.load(manifest)})
+def _to_slot(residency: Residency, wanted: Wanted) -> None:
+    lease = residency.acquire({wanted.adapter_digest: residency.load(wanted)})
     assert lease is not None
     lease.release()
 

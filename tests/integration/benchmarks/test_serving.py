@@ -40,7 +40,7 @@ def run(module: str, base: BaseDescription, directory: Path, *more: str) -> dict
 
 
 def test_both_sides_of_every_ratio_are_measured_in_every_round(tiny_base: BaseDescription, tmp_path: Path) -> None:
-    report = run("tests.benchmarks.serving", tiny_base, tmp_path, "--rounds", "2")
+    report = run("tests.benchmarks.serving", tiny_base, tmp_path, "--rounds", "2", "--small")
     assert set(report) > FIGURES
     for name in FIGURES:
         figure = report[name]
@@ -48,6 +48,9 @@ def test_both_sides_of_every_ratio_are_measured_in_every_round(tiny_base: BaseDe
         assert all(value > 0 for pair in figure["sides"] for value in pair)
         assert figure["lowest"] <= figure["ratio"] <= figure["highest"]
     assert set(report["load_ms"]) == TIERS
+    assert set(report["retrieval_ms"]) == {"1e2", "1e3"}
+    assert min(report["retrieval_ms"].values()) > 0
+    assert set(report["fleet"]) == {"hit_rate", "imbalance"}
     assert all(0 < tier["lowest"] <= tier["median"] <= tier["highest"] for tier in report["load_ms"].values())
 
 
