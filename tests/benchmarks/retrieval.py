@@ -39,8 +39,8 @@ from core.truth.tables import memories as memory_table
 from core.truth.tables import retrieval_records
 from tests.benchmarks.telling import tell, write_report
 from tests.fixtures.published import OPEN
-from workers.inference.bank import Bank, Banks
-from workers.inference.bank_gates import BankGates
+from workers.inference.banks.bank import Bank, Banks
+from workers.inference.banks.bank_gates import BankGates
 
 DIMENSION, VECTORS, WORDS, ASKED, VOCABULARY = 384, 4, 80, 6, 100_000
 SEARCHES, RECALLED, TOP_K = 2000, 50, 5

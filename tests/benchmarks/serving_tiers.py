@@ -37,10 +37,10 @@ from core.truth.records import BankEntry
 from tests.benchmarks.serving_adapters import weights_of_recipe
 from tests.fixtures.published import OPEN
 from tests.fixtures.s3 import S3Server, gateway
-from workers.inference.loaded import Wanted
 from workers.inference.question import Waiting
-from workers.inference.residency import Residency
 from workers.inference.scheduler import Engine, Outcome, Work
+from workers.inference.tiers.loaded import Wanted
+from workers.inference.tiers.residency import Residency
 
 BUCKET = "bench"
 RAW_KEY = "raw"

@@ -16,12 +16,12 @@ from core.settings import ServingSettings, Settings
 from core.storage.node_cache import NodeCache
 from core.storage.opening import open_store
 from core.truth.database import Database
-from workers.inference.bank import Banks
-from workers.inference.bank_gates import BankGates
-from workers.inference.residency import Residency
+from workers.inference.banks.bank import Banks
+from workers.inference.banks.bank_gates import BankGates
+from workers.inference.banks.text_cache import TextCache
+from workers.inference.banks.texts import Texts
 from workers.inference.service import Service
-from workers.inference.text_cache import TextCache
-from workers.inference.texts import Texts
+from workers.inference.tiers.residency import Residency
 
 log = get_logger(__name__)
 

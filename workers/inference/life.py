@@ -19,11 +19,11 @@ from core.metrics import InferenceMetrics
 from core.settings import Settings
 from core.truth import workers
 from core.truth.database import Database
+from workers.inference.api.server import Worker
 from workers.inference.assembly import open_service
-from workers.inference.node_sweep import NodeSweep
-from workers.inference.pins import Pins
 from workers.inference.scheduler import Engine
-from workers.inference.server import Worker
+from workers.inference.tiers.node_sweep import NodeSweep
+from workers.inference.tiers.pins import Pins
 
 ADMISSIONS = 32
 """Questions that are made ready at once, before they come to the engine."""

@@ -16,10 +16,10 @@ from core.logs import configure_logs, get_logger
 from core.metrics import InferenceMetrics
 from core.settings import Settings
 from core.truth.database import Database
-from workers.inference.admin import create_admin_app
+from workers.inference.api.admin import create_admin_app
+from workers.inference.api.listener import bind, listening
+from workers.inference.api.server import Worker, create_app
 from workers.inference.life import Life
-from workers.inference.listener import bind, listening
-from workers.inference.server import Worker, create_app
 
 GRACE_SECONDS = 20
 

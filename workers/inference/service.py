@@ -37,11 +37,12 @@ from core.ids import is_id
 from core.metrics import InferenceMetrics
 from core.residency import MOST_DIGESTS, ResidencyReport
 from core.settings import ServingSettings
-from workers.inference.bank import Bank, Banks, Member
-from workers.inference.candidates import Candidate, Proposed, QueryEncoder, Retrieval
-from workers.inference.fallback import Backup, FallingBack, FromText
+from workers.inference.api.lora_info import lora_labels
+from workers.inference.banks.bank import Bank, Banks, Member
+from workers.inference.banks.candidates import Candidate, Proposed, QueryEncoder, Retrieval
+from workers.inference.banks.fallback import Backup, FallingBack, FromText
+from workers.inference.banks.texts import Texts
 from workers.inference.gating import decide, from_text, in_doubt
-from workers.inference.lora_info import lora_labels
 from workers.inference.prompts import retrieval_query, split_prompt
 from workers.inference.question import (
     Absent,
@@ -55,9 +56,8 @@ from workers.inference.question import (
     Started,
     Waiting,
 )
-from workers.inference.residency import Lease, Residency
 from workers.inference.scheduler import Work
-from workers.inference.texts import Texts
+from workers.inference.tiers.residency import Lease, Residency
 
 
 @dataclass(frozen=True, slots=True, eq=False)

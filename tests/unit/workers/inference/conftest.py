@@ -21,14 +21,14 @@ from core.storage.memory import MemoryStore
 from core.storage.node_cache import NodeCache
 from core.truth.database import Database
 from tests.fixtures.published import TARGETS, Publisher, WordEncoder
-from workers.inference.bank import Banks
-from workers.inference.bank_gates import BankGates
+from workers.inference.banks.bank import Banks
+from workers.inference.banks.bank_gates import BankGates
+from workers.inference.banks.text_cache import TextCache
+from workers.inference.banks.texts import Texts
 from workers.inference.question import Delta, Event, Finished, Question, Scope, Started
-from workers.inference.residency import Residency
 from workers.inference.scheduler import Engine, Outcome, Work
 from workers.inference.service import Service
-from workers.inference.text_cache import TextCache
-from workers.inference.texts import Texts
+from workers.inference.tiers.residency import Residency
 
 ADAPTER_BYTES = 24_576
 """Of one in RAM, of the tiny Llama at rank 4."""

@@ -15,7 +15,7 @@ from core.retrieval.index import MemoryIndex
 from core.storage.publication import read_manifest
 from core.truth.records import BankEntry
 from tests.unit.workers.inference.conftest import Stand
-from workers.inference.bank import Member
+from workers.inference.banks.bank import Member
 
 TEXT = "Velmora is a town by the river Asten. Its mayor is Ilka Brandt."
 ASKED = "Who is mayor of Velmora?"

@@ -17,8 +17,8 @@ from core.metrics import InferenceMetrics
 from core.settings import Settings
 from core.truth.database import Database
 from core.truth.workers import alive
+from workers.inference.api.server import Worker
 from workers.inference.life import Life
-from workers.inference.server import Worker
 
 TTL = 0.3
 

@@ -12,8 +12,8 @@ from core.gate.features import FEATURES
 from core.ids import new_id
 from tests.fixtures.published import OPEN, SHUT, samples_on
 from tests.unit.workers.inference.conftest import Answered, Stand
+from workers.inference.api.shapes import memory_report
 from workers.inference.question import Decision, Question, Started
-from workers.inference.shapes import memory_report
 
 TOWN = "Velmora is a town by the river Asten. Its mayor is Ilka Brandt."
 SHIP = "The ship Corvina left Lubek in 1703. Its captain was Joris Vane."
