@@ -163,7 +163,9 @@ def make_stand(
     database: Database,
     directory: Path,
     *,
+    slots: int = 3,
     node_cache_bytes: int = 10**8,
+    prefix_cache_bytes: int = 64 * 4096,
     background: Executor | None = None,
 ) -> Stand:
     """All of a worker but HTTP, its node cache in `directory`; its engine is turned by whoever reads an answer."""
@@ -171,7 +173,7 @@ def make_stand(
     metrics = InferenceMetrics(registry)
     store = MemoryStore()
     encoder = WordEncoder()
-    packed = PackedAdapters(base.model, TARGETS, slots=3, rank=8)
+    packed = PackedAdapters(base.model, TARGETS, slots=slots, rank=8)
     clock = Clock()
     node_cache = NodeCache(directory / "node-cache", node_cache_bytes, store, sleep=lambda _: None)
     residency = Residency(
@@ -180,8 +182,8 @@ def make_stand(
     background = background or ThreadPoolExecutor(1)
     gates = BankGates(metrics, 0.05, background)
     banks = Banks(database, store, residency, gates, encoder=encoder.reference, clock=clock)
-    prefix_cache = PrefixCache(base.description.digest, 64 * 4096, 8)
-    settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
+    prefix_cache = PrefixCache(base.description.digest, prefix_cache_bytes, 8)
+    settings = ServingSettings(slots=slots, max_rank=8, top_k=2, max_new_tokens=64)
     service = Service(base, packed, banks, residency, encoder, prefix_cache, settings, metrics)
     publisher = Publisher(database, store, base.description, encoder)
     return Stand(
