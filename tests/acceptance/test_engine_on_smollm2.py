@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 _BASES = Path(__file__).parents[2] / "build" / "bases"
 RANKS = (6, 2, 8)
 """One memory for each; the recipe's rank is 6."""
-STRENGTH = 0.04
-TOKENS = 16
+STRENGTH = 0.07
+TOKENS = 20
 QUESTIONS = (
     "Who is the mayor of the town by the river?",
     "When does the ferry to the island leave in winter, and how long does the passage take?",
