@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +113,7 @@ class Stand:
     node_cache: NodeCache
     prefix_cache: PrefixCache
     text_cache: TextCache
-    background: ThreadPoolExecutor
+    background: Executor
     engine: Engine
     clock: Clock
 
@@ -162,23 +162,32 @@ def stand(loaded_tiny: LoadedBase, database: Database, tmp_path: Path) -> Stand:
     return make_stand(loaded_tiny, database, tmp_path)
 
 
-def make_stand(base: LoadedBase, database: Database, directory: Path) -> Stand:
+def make_stand(
+    base: LoadedBase,
+    database: Database,
+    directory: Path,
+    *,
+    slots: int = 3,
+    node_cache_bytes: int = 10**8,
+    prefix_cache_bytes: int = 64 * 4096,
+    background: Executor | None = None,
+) -> Stand:
     """All of a worker but HTTP, its node cache in `directory`; its engine is turned by whoever reads an answer."""
     registry = CollectorRegistry()
     metrics = InferenceMetrics(registry)
     store = MemoryStore()
     encoder = WordEncoder()
-    packed = PackedAdapters(base.model, TARGETS, slots=3, rank=8)
+    packed = PackedAdapters(base.model, TARGETS, slots=slots, rank=8)
     clock = Clock()
-    node_cache = NodeCache(directory / "node-cache", 10**8, store, sleep=lambda _: None)
+    node_cache = NodeCache(directory / "node-cache", node_cache_bytes, store, sleep=lambda _: None)
     residency = Residency(
         packed, node_cache, base_digest=base.description.digest, ram_bytes=RAM_BYTES, metrics=metrics, clock=clock
     )
-    background = ThreadPoolExecutor(1)
+    background = background or ThreadPoolExecutor(1)
     gates = BankGates(metrics, 0.05, background)
     banks = Banks(database, residency, gates, encoder=encoder.reference, clock=clock)
-    prefix_cache = PrefixCache(base.description.digest, 64 * 4096, 8)
-    settings = ServingSettings(slots=3, max_rank=8, top_k=2, max_new_tokens=64)
+    prefix_cache = PrefixCache(base.description.digest, prefix_cache_bytes, 8)
+    settings = ServingSettings(slots=slots, max_rank=8, top_k=2, max_new_tokens=64)
     cache = TextCache(
         store,
         encoder.encode,
