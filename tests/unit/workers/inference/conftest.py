@@ -84,11 +84,11 @@ class Flight(Iterator[Event]):
         events = []
         while self._arrived:
             outcome = self._arrived.popleft()
+            if outcome is None or isinstance(outcome, LatentBankError):
+                self.done = True
             if isinstance(outcome, LatentBankError):
                 raise outcome
-            if outcome is None:
-                self.done = True
-            else:
+            if outcome is not None:
                 events.append(outcome)
         return events
 
