@@ -80,6 +80,7 @@ class Adapted:
         last = len(self.slots) - 1
         for tensor in (self.slots, self.weights, *(t for pair in self._gathered.values() if pair for t in pair)):
             tensor[row] = tensor[last]
+            tensor[last].zero_()
         self.slots, self.weights = self.slots[:last], self.weights[:last]
 
 

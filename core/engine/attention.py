@@ -63,7 +63,7 @@ def attend(
         # The heads that share KV are so many queries to it: it is read once.
         grouped = query.reshape(rows, kv_heads, -1, width)
         result = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
-        return result.view(rows, 1, heads, width)
+        return result.reshape(rows, 1, heads, width)
     if start is None:
         result = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=True)
         return result.transpose(1, 2)

@@ -45,6 +45,8 @@ class Decoder:
     """Embedding, layers, last norm and head of a model, whose weights are all here and frozen."""
 
     def __init__(self, model: Any) -> None:
+        if _depends_on_length(model.config):
+            raise ValueError("a model whose attention or angles change with the length")
         self._decoder: Any = model.get_decoder()
         self._modules = self._decoder.layers
         self._layers = [_Layer(module) for module in self._modules]
@@ -72,8 +74,8 @@ class _Layer:
     def __init__(self, module: Any) -> None:
         self._before, self._between = module.input_layernorm, module.post_attention_layernorm
         attention, mlp = module.self_attn, module.mlp
-        if hasattr(attention, "q_norm") or getattr(attention, "sliding_window", None):
-            raise ValueError("an attention with norms or windows of its own")
+        if hasattr(attention, "q_norm"):
+            raise ValueError("an attention with norms of its own")
         self._width = attention.head_dim
         self._qkv = Siblings(attention, ("q_proj", "k_proj", "v_proj"))
         self._out = Siblings(attention, ("o_proj",))
@@ -125,6 +127,13 @@ class Siblings:
         return [part.weight._version for part in self._parts]
 
 
+def _depends_on_length(config: Any) -> bool:
+    """Sliding windows, and rotary angles that follow the longest position of a pass (dynamic NTK, LongRoPE)."""
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return bool(windows) or scaling.get("rope_type", "default") in ("dynamic", "longrope")
+
+
 def _base_of(layer: nn.Module) -> FrozenLinear:
     base = layer.base if isinstance(layer, PackedLinear) else layer
     if not isinstance(base, FrozenLinear):
@@ -143,6 +152,7 @@ def _as_one(parts: Sequence[FrozenLinear]) -> FrozenLinear:
         one.bias = nn.Parameter(torch.cat([part.bias.detach() for part in parts]), requires_grad=False)
     for part, weight in zip(parts, one.weight.split([part.out_features for part in parts]), strict=True):
         part.weight.data = weight
+        part.forget()
     return FrozenLinear(one)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.base_model.frozen import FrozenLinear
 from core.engine import decoder
 from core.engine.attention import ATTENTION, register
 from core.engine.blocks import Block
@@ -42,6 +43,13 @@ def install(model: Any, *, frozen: bool = False) -> bool:
     return works
 
 
+def _forget_packed(model: Any) -> None:
+    """What the trials packed of layers by themselves, which run as one from now on."""
+    for module in model.modules():
+        if isinstance(module, FrozenLinear):
+            module.forget()
+
+
 def _install_decoder(model: Any, expected: Tensor) -> None:
     try:
         decoder.adopt(model)
@@ -50,6 +58,7 @@ def _install_decoder(model: Any, expected: Tensor) -> None:
         works = False
     if not works:
         decoder.abandon(model)
+    _forget_packed(model)
 
 
 @torch.no_grad()

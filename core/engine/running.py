@@ -62,19 +62,31 @@ class RunningRows:
         return row
 
     def leave(self, row: RunningRow) -> None:
+        """Nothing of the row stays, neither KV nor adapters. After `clear` it has left already."""
+        if row not in self._rows:
+            return
+        self._wipe(row)
         last = self._rows.pop()
         if last is not row:
             used = slice(self._end - last.length, self._end)
             self._keys[:, row.index, :, used] = self._keys[:, last.index, :, used]
             self._values[:, row.index, :, used] = self._values[:, last.index, :, used]
+            self._wipe(last)
             last.index = row.index
             self._rows[row.index] = last
-        if self._adapted is not None:
+        if not self._rows:
+            self._adapted = None
+        elif self._adapted is not None and len(row.mix) == self._adapted.slots.shape[1] > 1:
+            # It may have been the only one of so many adapters, for which all others would go on to pay.
+            self._adapted = self._adapted_anew()
+        elif self._adapted is not None:
             self._adapted.drop(row.index)
 
     def clear(self) -> None:
         """Forgets all rows, after a pass that broke off."""
         self._rows.clear()
+        self._keys.zero_()
+        self._values.zero_()
         self._adapted = None
 
     def enter(self, tokens: Mapping[RunningRow, int]) -> Block:
@@ -119,7 +131,16 @@ class RunningRows:
             slots, weights = mixed([new.mix], self._model.device, self._adapted.slots.shape[1])
             self._adapted.add(slots[0], weights[0])
         else:
-            self._adapted = Adapted(self._adapters, *mixed([row.mix for row in self._rows], self._model.device))
+            self._adapted = self._adapted_anew()
+
+    def _adapted_anew(self) -> Adapted | None:
+        if self._adapters is None:
+            return None
+        return Adapted(self._adapters, *mixed([row.mix for row in self._rows], self._model.device))
+
+    def _wipe(self, row: RunningRow) -> None:
+        for part in (self._keys, self._values):
+            part[:, row.index, :, self._end - row.length : self._end].zero_()
 
 
 def _moved(old: Tensor, count: int, capacity: int, used: slice, end: int) -> Tensor:

@@ -30,6 +30,7 @@ class Cells:
     """Rows int8 `[rows, dimension]`, each of a slot, a small number of its owner's. Not thread-safe."""
 
     def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
         self._rows = Growing(np.int8, dimension)
         self._owners = Growing(np.int32)
         self._centroids: NDArray[np.int8] | None = None

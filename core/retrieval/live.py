@@ -43,6 +43,11 @@ class LiveIndex:
         return memory_id in self._slots
 
     @property
+    def dimension(self) -> int | None:
+        """Numbers of a vector; `None` while there are none."""
+        return None if self._cells is None else self._cells.dimension
+
+    @property
     def nbytes(self) -> int:
         """Of vectors and words, which are nearly all."""
         return self._postings.nbytes + (self._cells.nbytes if self._cells else 0)

@@ -24,7 +24,7 @@ from core.truth.memories import (
 )
 from core.truth.records import Job, Memory, NewRevision
 from core.truth.tables import jobs, memories, revisions
-from core.truth.transitions import job_of, read_job
+from core.truth.transitions import bump_bank, job_of, read_job
 
 FIELDS = (
     "title",
@@ -70,8 +70,11 @@ def revise(
     connection.execute(insert(revisions).values(job_id=new.job_id, **{name: getattr(new, name) for name in FIELDS}))
     if idempotency_key is not None:
         note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.memory_id, new.job_id)
-    if memory.version is None:  # nothing serves: it waits like a new one
-        connection.execute(update(memories).where(memories.c.id == memory.id).values(status="pending"))
+    if memory.version is None:
+        # No adapter serves: it waits like a new one, and where texts serve, it is the new text from now on.
+        fields = {name: getattr(new, name) for name in FIELDS}
+        connection.execute(update(memories).where(memories.c.id == memory.id).values(status="pending", **fields))
+        bump_bank(connection, new.tenant_id, new.memory_id)
     connection.execute(update(memories).where(memories.c.id == memory.id).values(updated_at=now()))
     return get_memory(connection, new.tenant_id, new.memory_id), job_of(read_job(connection, new.job_id)), True
 

@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def serve(settings: Settings) -> int:
-    if settings.internal_token is None:
+    if settings.internal_token is None or not settings.internal_token.get_secret_value():
         raise SetupError("LATENTBANK_INTERNAL_TOKEN is not set; without it anyone here could speak for any tenant.")
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):

@@ -171,24 +171,37 @@ class Engine:
         """
         with self._news:
             over = self._queue.take_first_while(lambda ticket: ticket.cancelled or self._is_late(ticket))
-            while len(self._running) < self._settings.max_running and (ticket := self._queue.take()) is not None:
+            while self._has_room() and (ticket := self._queue.take()) is not None:
                 self._running.append(ticket)
             self._show()
         for ticket in over:
             _close(ticket, None if ticket.cancelled else Overloaded())
         for ticket in list(self._running):
             self._advance(ticket)
+        if self._stopped:
+            return False
         chosen = self._choose()
         if chosen:
             self._pass(chosen)
         return bool(chosen)
 
+    def _has_room(self) -> bool:
+        """Who waits for a slot takes no place of those that run; but so many wait at the most."""
+        most = self._settings.max_running
+        return self._active() < most and len(self._running) < 2 * most
+
+    def _active(self) -> int:
+        return sum(not ticket.waiting for ticket in self._running)
+
     def _run(self) -> None:
-        while self._wait():
-            if not self.turn() and self._running:
-                with self._news:
-                    self._news.wait(_PAUSE_SECONDS)
-        self._abandon()
+        try:
+            while self._wait():
+                if not self.turn() and self._running:
+                    with self._news:
+                        self._news.wait(_PAUSE_SECONDS)
+        finally:
+            # Whatever ended it, nobody is left without an outcome.
+            self._abandon()
 
     def _wait(self) -> bool:
         """Sleeps while there is nothing to do; false when stopped."""
@@ -205,6 +218,8 @@ class Engine:
             return
         if not ticket.begun and self._is_late(ticket):
             self._end(ticket, Overloaded())
+            return
+        if ticket.waiting and self._active() >= self._settings.max_running:
             return
         with bind(request_id=ticket.request_id):
             while ticket.asked is None and not (ticket.cancelled or self._stopped):
@@ -229,6 +244,9 @@ class Engine:
                     return
                 else:
                     ticket.deliver(event)
+        if ticket.asked is None and ticket.cancelled:
+            # Now, since a pass takes a token from every row that runs.
+            self._end(ticket, None)
 
     @staticmethod
     def _resume(ticket: Ticket) -> Event | Asked:
@@ -276,6 +294,7 @@ class Engine:
 
     def _abandon(self) -> None:
         with self._news:
+            self._stopped = True
             while (ticket := self._queue.take()) is not None:
                 self._running.append(ticket)
         for ticket in list(self._running):
@@ -290,5 +309,9 @@ class Engine:
 
 def _close(ticket: Ticket, problem: LatentBankError | None) -> None:
     """The ticket's end; closing runs the generator's `finally`, which gives its slots back."""
-    ticket.work.close()
+    try:
+        ticket.work.close()
+    except Exception:
+        # A boundary: what one request leaves behind must not keep the others from their end.
+        log.exception("a request could not tidy up")
     ticket.deliver(problem)

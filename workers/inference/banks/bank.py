@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.errors import AdapterInvalid, Conflict, LatentBankError, NotFound
+from core.errors import AdapterInvalid, Conflict, LatentBankError, NotFound, WrongBase
 from core.gate.decision import GateModel
 from core.gate.samples import Sample, unpack_samples
 from core.logs import get_logger
@@ -55,6 +55,10 @@ class Refused:
     failure: Failure
     created_at: datetime
 
+    def due(self, now: float) -> bool:
+        """Whether it is to be tried again: what is wrong with the bytes of a version stays wrong."""
+        return now >= self.failure.retry_at and not isinstance(self.failure.problem, AdapterInvalid)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
@@ -85,7 +89,7 @@ class Bank:
 
     def due(self, now: float) -> bool:
         """Whether a refused memory is to be tried again."""
-        return any(now >= one.failure.retry_at for one in self.refused.values())
+        return any(one.due(now) for one in self.refused.values())
 
 
 class Banks:
@@ -197,7 +201,11 @@ class Banks:
                 changes = banks.changes(connection, tenant_id, before.revision, _vectors(before.index.thin))
             if changes.revision == before.revision and not before.due(self._clock()):
                 return before
-            bank, gone = self._follow(before, changes)
+            if _missed(before.revision, changes):
+                bank = self._open(tenant_id)
+                gone = before.digests() - bank.digests()
+            else:
+                bank, gone = self._follow(before, changes)
         with self._database.read() as connection:
             rate = tenants.get_tenant(connection, tenant_id).false_activation
         self._gates.follow(tenant_id, list(bank.samples.values()), rate)
@@ -220,7 +228,7 @@ class Banks:
                 if one.record is None:
                     unread.append(one)
                 else:
-                    yield from self._taken(tenant_id, one, None, members, refused)
+                    yield from self._taken(tenant_id, one, None, members, refused, index)
 
         with self._database.read() as connection:
             revision = banks.bank_revision(connection, tenant_id)
@@ -228,8 +236,8 @@ class Banks:
             index.change(compacts(banks.stream(connection, tenant_id, _vectors(many))))
         # Read outside the stream, which a store that is slow would keep open.
         for one in unread:
-            index.change(self._taken(tenant_id, one, None, members, refused))
-        return Bank(tenant_id, revision, members, refused, index, self._samples(members, refused, {}))
+            index.change(self._taken(tenant_id, one, None, members, refused, index))
+        return Bank(tenant_id, revision, members, refused, index, self._samples(members, refused, {}, index))
 
     def _follow(self, before: Bank, changes: Changes) -> tuple[Bank, frozenset[str]]:
         """The bank after `changes`, and the digests that it serves no more. What failed and is due is tried again."""
@@ -241,15 +249,15 @@ class Banks:
             refused.pop(memory_id, None)
         before.index.change((), changes.gone)
         now = self._clock()
-        due = [Found(one.entry, one.created_at, None) for one in refused.values() if now >= one.failure.retry_at]
+        due = [Found(one.entry, one.created_at, None) for one in refused.values() if one.due(now)]
         for one in (*changes.served, *due):
             old = before.refused.get(one.entry.memory_id)
             failure = old.failure if old is not None and old.entry == one.entry else None
             refused.pop(one.entry.memory_id, None)
-            taken = self._taken(before.tenant_id, one, failure, members, refused)
+            taken = self._taken(before.tenant_id, one, failure, members, refused, before.index)
             before.index.change(taken, () if taken else [one.entry.memory_id])
         kept = {id_: samples for id_, samples in before.samples.items() if id_ not in touched}
-        samples = self._samples(members, refused, kept)
+        samples = self._samples(members, refused, kept, before.index)
         bank = Bank(before.tenant_id, changes.revision, members, refused, before.index, samples)
         stays = {entry.adapter_digest for id_ in left if (entry := _entry(bank, id_)) is not None}
         return bank, frozenset(entry.adapter_digest for entry in left.values()) - stays
@@ -261,11 +269,17 @@ class Banks:
         failure: Failure | None,
         members: dict[str, Member],
         refused: dict[str, Refused],
+        index: LiveIndex,
     ) -> list[tuple[str, str, Compact]]:
         """Notes whether the memory may serve; what the index is to know of it then."""
         entry = found.entry
         try:
+            if entry.base_digest != self._residency.base_digest:
+                raise WrongBase("The memory was trained on another base than this worker serves.")
             compact = read_record(found.record or self._read(tenant_id, entry), self._encoder)
+            width = compact.vectors.shape[1]
+            if index.dimension not in (None, width):
+                raise AdapterInvalid(f"The memory's vectors have {width} numbers, this bank's {index.dimension}.")
         except LatentBankError as problem:
             self._residency.refused(entry.memory_id, entry.adapter_digest, problem)
             refused[entry.memory_id] = Refused(entry, Failure.after(failure, problem, self._clock()), found.created_at)
@@ -288,6 +302,7 @@ class Banks:
         members: dict[str, Member],
         refused: dict[str, Refused],
         known: Mapping[str, tuple[Sample, ...]],
+        index: LiveIndex,
     ) -> dict[str, tuple[Sample, ...]]:
         """Of the memories that the gate is fitted to; one whose samples can't be used is refused."""
         while True:
@@ -303,6 +318,8 @@ class Banks:
                     member = members.pop(memory_id)
                     created = datetime.fromtimestamp(member.created, UTC)
                     failure = Failure.after(None, problem, self._clock())
+                    self._residency.refused(memory_id, member.digest, problem)
+                    index.change((), [memory_id])
                     refused[memory_id] = Refused(member.entry, failure, created)
             if all(memory_id in read for memory_id in chosen):
                 return {memory_id: read[memory_id] for memory_id in chosen}
@@ -324,6 +341,13 @@ class Banks:
             self._gone.update(digests)
         for digest in digests:
             self._residency.forget(digest)
+
+
+def _missed(revision: int, changes: Changes) -> bool:
+    """Whether something changed that the feed does not tell: a process of an older release, or a backup that was
+    restored."""
+    nothing = not changes.served and not changes.gone
+    return changes.revision < revision or (changes.revision > revision and nothing)
 
 
 def _entry(bank: Bank, memory_id: str) -> BankEntry | None:

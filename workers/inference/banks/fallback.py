@@ -57,6 +57,10 @@ class Backup:
     records: Mapping[str, ContextRecord] | None = None
 
 
+PATIENCE_SECONDS = 1.0
+"""How long a question that adapters may answer waits for texts beside them."""
+
+
 class FallingBack:
     """Waits `wait_seconds` at most for texts. Any thread."""
 
@@ -96,7 +100,9 @@ class FallingBack:
             late = []
         if not wanted:
             return Backup(records=records), replace(found, absent=(*found.absent, *late))
-        matched, lost = self._search(retrieval_query(question.asked), wanted, scope)
+        # Who has adapters that may answer waits little for texts that are not there yet.
+        patience = min(PATIENCE_SECONDS, self._wait_seconds) if found.candidates else self._wait_seconds
+        matched, lost = self._search(retrieval_query(question.asked), wanted, scope, patience)
         backup, found = self._choose(question, scope, matched, found, lost)
         stood_in = {one.memory_id for one in backup.shown}
         absent = [one for one in found.absent if one.memory_id not in stood_in]
@@ -120,8 +126,8 @@ class FallingBack:
         if problem is None:
             try:
                 return self._ready(question, load.result(), doubted)
-            except PromptTooLong as too_long:
-                problem = too_long
+            except (PromptTooLong, InvalidRequest) as unfit:
+                problem = unfit
         log.info("in doubt about a memory, and without its text", memory_id=doubted.memory_id, problem=problem.code)
         return backup.text
 
@@ -131,12 +137,12 @@ class FallingBack:
         return FromText(served, prompt, max_tokens, salt_of(text.record))
 
     def _search(
-        self, query: str, wanted: Sequence[ContextRecord], scope: Scope
+        self, query: str, wanted: Sequence[ContextRecord], scope: Scope, wait_seconds: float
     ) -> tuple[list[tuple[Text, RetrievalSignals]], list[Absent]]:
         """The texts that match best, and those that can't be had now."""
         embedding = self._encoder.encode([query])[0]
         loads = [self._texts.get(record, indexed=True) for record in wanted]
-        wait(loads, timeout=self._wait_seconds)
+        wait(loads, timeout=wait_seconds)
         matched, lost = [], []
         for record, load in zip(wanted, loads, strict=True):
             problem = _problem(load)

@@ -131,8 +131,12 @@ class AdapterFiles:
         log.warning("adapter refused", memory_id=memory_id, digest=digest, code=problem.code, why=str(problem))
 
     def last_used(self, most: int) -> tuple[str, ...]:
-        """Digests in the node's cache, at most `most`, the last used first."""
-        return self._node_cache.last_used(most)
+        """Digests in the node's cache, at most `most`, the last used first; none where the disk can't be read."""
+        try:
+            return self._node_cache.last_used(most)
+        except OSError as failure:
+            log.error("the node's disk can't be used", why=str(failure))
+            return ()
 
     def digests(self) -> tuple[str, ...]:
         """Of all adapters in the node's cache. Raises `StorageError`."""
@@ -142,8 +146,12 @@ class AdapterFiles:
             raise StorageError(f"The node's disk can't be used: {failure.strerror}.") from failure
 
     def show(self) -> None:
-        """Sets the gauges of the tier that other processes change too."""
-        entries = self._node_cache.entries()
+        """Sets the gauges of the tier that other processes change too; they stay where the disk can't be read."""
+        try:
+            entries = self._node_cache.entries()
+        except OSError as failure:
+            log.error("the node's disk can't be used", why=str(failure))
+            return
         self._metrics.adapter_resident.labels("node_cache").set(len(entries))
         self._metrics.adapter_bytes.labels("node_cache").set(sum(entry.bytes for entry in entries))
 

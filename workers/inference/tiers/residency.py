@@ -167,16 +167,21 @@ class Residency:
             placement = self._table.take(adapters, self._pinned)
             if placement is None:
                 return None
+            written = False
             try:
                 for digest in placement.missing:
                     adapter = adapters[digest]
                     if isinstance(adapter, LoadedMemory):
                         self._besides[digest] = replace(adapter, weights={})
                     self._write(placement.slots[digest], adapters[digest])
+                written = True
             except AdapterInvalid as problem:
-                self._undo(placement.slots, placement.missing)
                 self._metrics.adapter_load_failures.labels(problem.code).inc()
                 raise
+            finally:
+                # Whatever went wrong, a slot that is half written is nobody's.
+                if not written:
+                    self._undo(placement.slots, placement.missing)
             for digest in placement.evicted:
                 self._besides.pop(digest, None)
                 self._metrics.adapter_evictions.labels("slot", "lru").inc()
@@ -297,6 +302,7 @@ class Residency:
         for digest in slots:
             self._table.give_back(digest)
         for digest in missing:
+            self._besides.pop(digest, None)
             self._clear(self._table.drop(digest), "invalid")
 
     def _let_go(self, digest: str, reason: str = "deleted") -> None:

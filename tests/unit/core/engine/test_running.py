@@ -10,9 +10,11 @@ import torch
 from core.adapters.packed import PackedAdapters
 from core.base_model.loading import LoadedBase
 from core.engine import running as running_module
+from core.engine.forward import alone
 from core.engine.kv import PrefixKv
 from core.engine.passes import Feed, Passer, Step
 from core.engine.rows import Rows, prefill
+from core.engine.running import RunningRows
 
 MIXES = [{}, {1: 1.0}, {2: 1.0}, {3: 1.0}, {1: 1.0, 2: 0.5}]
 
@@ -122,3 +124,37 @@ def test_every_running_row_takes_part_in_a_pass(loaded_tiny: LoadedBase) -> None
     rows = [passer.running.join([PrefixKv.empty(loaded_tiny.model)], {}) for _ in range(2)]
     with pytest.raises(AssertionError, match="every running row"):
         passer.run([], [Step(rows[0], 5)])
+
+
+def test_of_a_row_that_left_nothing_stays(loaded_tiny: LoadedBase, adapters: PackedAdapters) -> None:
+    running = RunningRows(loaded_tiny.model, adapters)
+    rows = [
+        running.join([_kv(loaded_tiny, _tokens(i, 6))], mix) for i, mix in enumerate(({1: 1.0}, {3: 1.0}, {2: 1.0}))
+    ]
+    with torch.no_grad():
+        alone(loaded_tiny.model, running.enter({row: 5 for row in rows}), 1)
+    held = [pair for pair in running._adapted._gathered.values() if pair]
+    assert held
+    running.leave(rows[0])
+    for tensor in (*(tensor for pair in held for tensor in pair), *_by_row(running)):
+        assert not tensor[2:].any()
+    for row in rows[1:]:
+        running.leave(row)
+    assert running._adapted is None
+    assert not any(tensor.any() for tensor in _by_row(running))
+    running.leave(rows[0])
+
+
+def test_others_pay_for_a_sum_of_adapters_only_while_it_is_there(
+    loaded_tiny: LoadedBase, adapters: PackedAdapters
+) -> None:
+    running = RunningRows(loaded_tiny.model, adapters)
+    one = running.join([_kv(loaded_tiny, _tokens(0, 6))], {1: 1.0})
+    two = running.join([_kv(loaded_tiny, _tokens(1, 6))], {1: 1.0, 2: 0.5})
+    assert running.enter({one: 5, two: 6}).adapted.slots.shape == (2, 2)
+    running.leave(two)
+    assert running.enter({one: 5}).adapted.slots.shape == (1, 1)
+
+
+def _by_row(running: RunningRows) -> list[torch.Tensor]:
+    return [part.transpose(0, 1) for part in (running._keys, running._values)]

@@ -347,3 +347,88 @@ def test_who_is_made_ready_counts_among_those_that_wait_and_is_turned_away_where
     with pytest.raises(Overloaded), engine.expecting():
         pass
     assert engine.waiting == 1
+
+
+class Strict(Counting):
+    """A model in which every row that has joined takes a token in every pass, as it is with running rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joined: set[str] = set()
+
+    def run(self, feeds: Sequence[Feed], steps: Sequence[Step]) -> list[Tensor]:
+        assert len(steps) == len(self.joined)
+        return super().run(feeds, steps)
+
+    def writes(self, name: str, tokens: int) -> Work:
+        rows: Any = None
+        self.joined.add(name)
+        try:
+            for _ in range(tokens):
+                yield Step(rows, 1)
+                yield Delta(name)
+        finally:
+            self.joined.discard(name)
+
+
+def test_who_leaves_in_the_middle_of_a_turn_is_out_of_the_pass_that_follows() -> None:
+    model, heard, rest = Strict(), [], []
+    engine = Engine(model, InferenceMetrics(CollectorRegistry()), ServingSettings())
+
+    def leaves(outcome: Outcome) -> None:
+        heard.append(outcome)
+        gone.cancel()
+
+    gone = engine.submit("t", model.writes("gone", 5), leaves, "r1")
+    engine.submit("t", model.writes("stays", 5), rest.append, "r2")
+    while engine.turn() or engine.waiting:
+        pass
+    assert heard == [Delta("gone"), None]
+    assert rest == [*[Delta("stays")] * 5, None]
+
+
+def test_stopping_in_the_middle_of_a_turn_tells_everybody_the_same() -> None:
+    model, first, second = Strict(), Inbox(), Inbox()
+    engine = Engine(model, InferenceMetrics(CollectorRegistry()), ServingSettings())
+    stopping = threading.Thread(target=engine.stop)
+
+    def stops(outcome: Outcome) -> None:
+        first.arrived.put(outcome)
+        if isinstance(outcome, Delta) and not stopping.is_alive():
+            stopping.start()
+            while not engine._stopped:
+                pass
+
+    engine.submit("t", model.writes("first", 5), stops, "r1")
+    engine.submit("t", model.writes("second", 5), second.arrived.put, "r2")
+    engine.start()
+    for inbox in (first, second):
+        with pytest.raises(Unavailable):
+            inbox.texts()
+    stopping.join(TIMEOUT)
+    assert not engine.alive
+
+
+def test_who_waits_for_a_slot_takes_nobodys_place() -> None:
+    engine = Engine(Counting(), InferenceMetrics(CollectorRegistry()), ServingSettings(max_running=2))
+    free = False
+
+    def waits() -> Work:
+        while not free:
+            yield Waiting()
+        yield from asks(steps=1)
+
+    held_up: list[Outcome] = []
+    served: list[Outcome] = []
+    for number in range(2):
+        engine.submit("t", waits(), held_up.append, f"r{number}")
+    for number in range(3):
+        engine.submit("t", asks(steps=2), served.append, f"s{number}")
+    for _ in range(9):
+        engine.turn()
+    assert (served.count(Delta("2.0")), served.count(None)) == (3, 3)
+    assert held_up == []
+    free = True
+    while engine.turn() or engine.waiting:
+        pass
+    assert held_up.count(None) == 2

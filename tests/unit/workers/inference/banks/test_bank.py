@@ -8,11 +8,14 @@ from sqlalchemy import update
 from core.errors import LatentBankError, ObjectCorrupt
 from core.gate.calibration import fit
 from core.gate.prior import PRIOR
+from core.retrieval.index import Hit
 from core.storage.publication import read_manifest
+from core.truth.database import Database
 from core.truth.memories import delete_memory
 from core.truth.records import BankEntry
-from core.truth.tables import memories, tenants
+from core.truth.tables import memories, retrieval_records, tenants
 from core.truth.tenants import configure
+from tests.fixtures.published import WordEncoder
 from tests.unit.core.gate.examples import memory
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.banks.bank import Bank, Banks
@@ -174,3 +177,44 @@ def test_a_bank_that_can_not_be_refreshed_holds_up_no_other(
     monkeypatch.setattr(banks, "current", faulty)
     banks.refresh_known()
     assert len(banks._banks[sound].members) == 1
+
+
+def test_memories_of_another_base_take_nobodys_place(stand: Stand) -> None:
+    tenant = stand.publisher.tenant()
+    good = stand.publisher.publish(tenant, "Velmora", "Velmora is a town by the river.", seed=1)
+    other = "sha256:" + "0" * 64
+    for seed in (2, 3):
+        stand.publisher.publish(tenant, "Velmora", "Velmora is a town by the river.", seed=seed, base_digest=other)
+    bank = stand.banks.current(tenant)
+    assert set(bank.members) == {good.memory_id}
+    assert {one.failure.problem.code for one in bank.refused.values()} == {"wrong_base"}
+    assert [hit.memory_id for hit in found(stand, bank, "Which river is Velmora by?")] == [good.memory_id]
+
+
+def test_a_change_that_the_feed_does_not_tell_opens_the_bank_anew(stand: Stand, database: Database) -> None:
+    tenant = stand.publisher.tenant()
+    entry = stand.publisher.publish(tenant, "Velmora", "Velmora is a town.", seed=1)
+    assert entry.memory_id in stand.banks.current(tenant).members
+    with database.begin() as connection:
+        # As a process of an older release deletes.
+        connection.execute(update(memories).where(memories.c.id == entry.memory_id).values(status="deleted"))
+        connection.execute(update(tenants).values(bank_revision=tenants.c.bank_revision + 1))
+    assert stand.banks.current(tenant).members == {}
+
+
+def test_vectors_of_another_length_refuse_one_memory_and_not_the_bank(stand: Stand, database: Database) -> None:
+    tenant = stand.publisher.tenant()
+    kept = stand.publisher.publish(tenant, "Velmora", "Velmora is a town.", seed=1)
+    odd = stand.publisher.publish(tenant, "Sark", "Sark has no cars.", seed=2)
+    with database.begin() as connection:
+        shorter = {"dimension": 128, "vectors": bytes(128)}
+        connection.execute(
+            update(retrieval_records).where(retrieval_records.c.memory_id == odd.memory_id).values(**shorter)
+        )
+    bank = stand.banks.current(tenant)
+    assert set(bank.members) == {kept.memory_id}
+    assert set(bank.refused) == {odd.memory_id}
+
+
+def found(stand: Stand, bank: Bank, query: str) -> list[Hit]:
+    return bank.index.search(query, WordEncoder().encode([query])[0], 2)
