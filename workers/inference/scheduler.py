@@ -67,6 +67,10 @@ class Ticket:
         """Nobody wants the answer any more; takes effect before the next pass. May be called at any time."""
         self.cancelled = True
 
+    def was_left(self) -> bool:
+        """Whether it was cancelled, by now: another thread may do so at any time."""
+        return self.cancelled
+
 
 class Engine:
     """Runs tickets until it is stopped; those left then end with `Unavailable`."""
@@ -244,7 +248,7 @@ class Engine:
                     return
                 else:
                     ticket.deliver(event)
-        if ticket.asked is None and ticket.cancelled:
+        if ticket.asked is None and ticket.was_left():
             # Now, since a pass takes a token from every row that runs.
             self._end(ticket, None)
 
