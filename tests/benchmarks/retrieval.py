@@ -45,6 +45,7 @@ from workers.inference.banks.bank_gates import BankGates
 DIMENSION, VECTORS, WORDS, ASKED, VOCABULARY = 384, 4, 80, 6, 100_000
 SEARCHES, RECALLED, TOP_K = 2000, 50, 5
 LONG = 1_000_000
+BASE_DIGEST = "sha256:" + "0" * 64
 
 
 class Synthetic:
@@ -96,7 +97,7 @@ def measure(count: int, *, searches: int = SEARCHES) -> dict[str, Any]:
             tenant_id = tenants.create_tenant(connection, "bench").id
         _fill(database, tenant_id, synthetic, count)
         # Nothing is loaded here, so the tiers of adapters are not needed, only told what is forgotten.
-        residency: Any = SimpleNamespace(forget=lambda _: None)
+        residency: Any = SimpleNamespace(forget=lambda _: None, base_digest=BASE_DIGEST)
         gates = BankGates(InferenceMetrics(CollectorRegistry()), 0.05)
         banks = Banks(database, residency, gates, encoder="bench")
         gc.collect()
@@ -165,7 +166,7 @@ def _row(tenant_id: str, number: int) -> dict[str, Any]:
         "context_sha256": "0" * 64,
         "context_bytes": 1,
         "context_tokens": 1,
-        "base_digest": "sha256:" + "0" * 64,
+        "base_digest": BASE_DIGEST,
         "version": 1,
         "adapter_digest": digest,
         "manifest_key": f"tenants/{tenant_id}/memories/{_id(number)}/adapters/1/1-0123456789abcdef/manifest.json",

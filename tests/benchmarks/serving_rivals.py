@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
 
 from core.base_model.chat import Prompt
 from core.base_model.description import BaseDescription
@@ -27,25 +28,34 @@ class Plain:
         self._mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
 
     def tokens_per_second(self) -> float:
-        """Of decoding alone: what the first token takes, prefill included, is taken off."""
-        return self._ids.shape[0] * self._tokens / (self._seconds(self._tokens + 1) - self._seconds(1))
-
-    @torch.no_grad()
-    def _seconds(self, tokens: int) -> float:
-        start = time.perf_counter()
-        self._model.generate(
-            input_ids=self._ids,
-            attention_mask=self._mask,
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
-            **self._more(),
-        )
-        return time.perf_counter() - start
+        """Of decoding alone: from the first token, which ends the prefill, to the last."""
+        written = _Written()
+        with torch.no_grad():
+            self._model.generate(
+                input_ids=self._ids,
+                attention_mask=self._mask,
+                min_new_tokens=self._tokens + 1,
+                max_new_tokens=self._tokens + 1,
+                do_sample=False,
+                pad_token_id=0,
+                stopping_criteria=StoppingCriteriaList([written]),
+                **self._more(),
+            )
+        return self._ids.shape[0] * self._tokens / (written.at[-1] - written.at[0])
 
     def _more(self) -> dict[str, Any]:
         return {}
+
+
+class _Written(StoppingCriteria):  # type: ignore[misc]
+    """Notes when each token is written, and stops nothing."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self.at.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
 class PeftMix(Plain):
