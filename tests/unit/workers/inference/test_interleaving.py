@@ -48,6 +48,9 @@ LENGTHS = (1, 3, 12, 40)
 NODE_CACHE_BYTES = 150_000
 """Of the node's disk: three or four memories with their indexes."""
 SCALE = 2.0
+BY_THE_CLOCK = {"an adapter was fetched from the store again"}
+"""What comes up in nearly every run: the node's cache goes by the time of files, which no seed decides. The tests of
+two processes and of SmolLM2 have it in any case."""
 SEEN = {
     "several rows wrote in one pass",
     "a request waited for a slot",
@@ -374,4 +377,4 @@ def test_answers_are_those_of_each_memory_alone_under_any_interleaving(tiny_base
             derandomize=True,
         ),
     )
-    assert {what for what, times in seen.items() if times} == SEEN
+    assert {what for what, times in seen.items() if times} | BY_THE_CLOCK == SEEN
