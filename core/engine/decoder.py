@@ -2,7 +2,7 @@
 
 At sixteen rows `transformers` spends more time between the matrix products of a decoding step than in them. Here layers
 that read the same input are one product, and queries and keys are rotated as one. Norms, rotary angles and activations
-are the model's own modules' parameters, so the result is the model's up to rounding; `decoder_for` checks that it is.
+are the model's own modules' parameters, so the result is the model's up to rounding; `install.py` checks that it is.
 """
 
 from __future__ import annotations

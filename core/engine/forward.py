@@ -52,7 +52,7 @@ def states_alone(model: Any, block: Block, hidden: Tensor | None = None) -> Tens
 def together(model: Any, blocks: Sequence[Block], keeps: Sequence[int]) -> list[Tensor]:
     """Logits `[rows, keep, vocabulary]` of the last columns of each block; all of them in one pass.
 
-    Only for models whose attention can do it (`core/engine/attention.py: install`).
+    Only for models whose attention can do it (`core/engine/install.py`).
     """
     kept, start = [], 0
     for block, keep in zip(blocks, keeps, strict=True):

@@ -45,9 +45,9 @@ class Rows:
         self._model = model
         self._shared = shared
         self._adapters = adapters
-        self._mixes = (
-            list(mixes) if mixes is not None else [_mix(slot) for slot in slots or [BASE_SLOT] * len(prefixes)]
-        )
+        if mixes is None:
+            mixes = [_mix(slot) for slot in slots or [BASE_SLOT] * len(prefixes)]
+        self._mixes = list(mixes)
         self._adapted = self._adapt()
         self._cache = batch_cache(prefixes, room)
         longest = max(len(prefix) for prefix in prefixes)

@@ -124,8 +124,6 @@ class RunningRows:
 
     def _adapt(self, new: RunningRow) -> None:
         """The adapters of all rows, the last of which is new."""
-        if self._adapters is None:
-            return
         several = max(1, len(new.mix))
         if self._adapted is not None and self._adapted.slots.shape[1] >= several:
             slots, weights = mixed([new.mix], self._model.device, self._adapted.slots.shape[1])

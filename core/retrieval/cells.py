@@ -12,6 +12,7 @@ import numkong
 import numpy as np
 from numpy.typing import NDArray
 
+from core.retrieval.compact import STEPS
 from core.retrieval.growing import Growing
 
 EXACT = 8192
@@ -22,7 +23,6 @@ _ROWS_OF_CELL = 256
 _PROBED_ROWS = 4096
 _TRAINING_ROWS = 64
 _ROUNDS = 5
-_STEPS = 127.0
 _CHUNK = 8192
 
 
@@ -68,9 +68,7 @@ class Cells:
         """Forgets all slots but those that are `alive`, which move together in their order."""
         self._take(alive[self._owners.view])
         new = (np.cumsum(alive) - 1).astype(np.int32)
-        owners = new[self._owners.view]
-        self._owners = Growing(np.int32)
-        self._owners.append(owners)
+        self._owners = Growing.of(new[self._owners.view])
         if self._centroids is not None:
             self._sort(int(alive.sum()))
 
@@ -95,7 +93,7 @@ class Cells:
         if not len(near):
             return np.zeros(0, np.int32)
         owners = self._owners.view[rows] if rows is not None else self._owners.view
-        near = np.where(allowed[owners], near / _STEPS**2 + bonus[owners], -np.inf)
+        near = np.where(allowed[owners], near / STEPS**2 + bonus[owners], -np.inf)
         # A slot has THIN rows or fewer once there are cells, so this many rows are of enough slots.
         wide = min(len(near), most * THIN) if self.thin else len(near)
         best = np.argpartition(-near, wide - 1)[:wide]
@@ -113,7 +111,7 @@ class Cells:
         rows = np.concatenate([self._where[known].ravel(), rest])
         rows = rows[rows >= 0]
         best = np.full(len(slots), -1.0, np.float32)
-        values = (self._rows.view[rows].astype(np.float32) @ query) / np.float32(_STEPS)
+        values = (self._rows.view[rows].astype(np.float32) @ query) / np.float32(STEPS)
         np.maximum.at(best, place[self._owners.view[rows]], values)
         return best
 
@@ -134,14 +132,11 @@ class Cells:
         return rows, near
 
     def _take(self, kept: NDArray[np.bool_]) -> None:
-        rows, owners = self._rows.view[kept], self._owners.view[kept]
-        self._rows, self._owners = Growing(np.int8, rows.shape[1]), Growing(np.int32)
-        self._rows.append(rows)
-        self._owners.append(owners)
+        self._rows, self._owners = Growing.of(self._rows.view[kept]), Growing.of(self._owners.view[kept])
         self._offsets, self._where = np.zeros(1, np.int64), np.zeros((0, THIN), np.int32)
 
     def _sort(self, slots: int) -> None:
-        view, owners = self._rows.view, self._owners.view
+        view = self._rows.view
         cells = max(1, len(view) // _ROWS_OF_CELL)
         if self._centroids is None or len(self._centroids) * 4 < cells:
             self._centroids = _train(view, cells)
@@ -151,9 +146,8 @@ class Cells:
         cell = np.concatenate([known, _assign(view[self.sorted_rows :], self._centroids)])
         order = np.argsort(cell, kind="stable")
         self._offsets = np.searchsorted(cell[order], np.arange(len(self._centroids) + 1)).astype(np.int64)
-        self._rows._array, owners = view[order], owners[order]
-        self._owners = Growing(np.int32)
-        self._owners.append(owners)
+        owners = self._owners.view[order]
+        self._rows, self._owners = Growing.of(view[order]), Growing.of(owners)
         self._where = np.full((slots, THIN), -1, np.int32)
         by_owner = np.argsort(owners, kind="stable")
         self._where[owners[by_owner], _place_in_run(owners[by_owner])] = by_owner
@@ -167,7 +161,7 @@ def _products(rows: NDArray[np.int8], asked: NDArray[np.int8]) -> NDArray[np.flo
 
 
 def _bytes(query: NDArray[np.float32]) -> NDArray[np.int8]:
-    rounded: NDArray[np.int8] = np.clip(np.rint(query * _STEPS), -_STEPS, _STEPS).astype(np.int8)
+    rounded: NDArray[np.int8] = np.clip(np.rint(query * STEPS), -STEPS, STEPS).astype(np.int8)
     return rounded
 
 

@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from core.adapters.files import INDEX_FILE, INDEX_VECTORS_FILE
 from core.errors import AdapterInvalid
 from core.gate.samples import load_samples, pack_samples
 from core.retrieval.lexical import terms
 from core.truth.records import RetrievalRecord
-
-# As `core.retrieval.index` writes them, which imports torch; a distillation worker's processes do without.
-VECTORS_FILE = "index.safetensors"
-ENTRIES_FILE = "index.json"
 
 STEPS = 127.0
 """A coordinate of 1 as a byte, as in a published index: of one with no more entries than fit, nothing is lost."""
@@ -41,8 +38,8 @@ class Compact:
 def record_of(directory: Path, memory_id: str) -> RetrievalRecord:
     """The record of the memory whose files are in `directory`. Raises `AdapterInvalid` where they are not its own."""
     try:
-        fields = json.loads((directory / ENTRIES_FILE).read_text(encoding="utf-8"))
-        vectors = load_file(directory / VECTORS_FILE)["embeddings"]
+        fields = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))
+        vectors = load_file(directory / INDEX_VECTORS_FILE)["embeddings"]
         if fields["memory_id"] != memory_id:
             raise ValueError("it is of another memory")
         if vectors.ndim != 2 or vectors.dtype != np.int8 or len(vectors) != len(fields["entries"]):

@@ -15,6 +15,13 @@ class Growing:
         self._array: NDArray[Any] = np.zeros((0,) if columns is None else (0, columns), dtype)
         self._size = 0
 
+    @staticmethod
+    def of(rows: NDArray[Any]) -> Growing:
+        """One that begins with `rows`, which it takes over."""
+        made = Growing(rows.dtype)
+        made._array, made._size = rows, len(rows)
+        return made
+
     def __len__(self) -> int:
         return self._size
 

@@ -21,14 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.adapters.files import INDEX_FILE, INDEX_VECTORS_FILE
 from core.errors import AdapterInvalid
 from core.gate.features import RetrievalSignals
+from core.retrieval.compact import STEPS
 from core.retrieval.lexical import overlap, terms
 from core.retrieval.topics import without_topic
 
-VECTORS_FILE = "index.safetensors"
-ENTRIES_FILE = "index.json"
-_STEPS = 127.0
 LEXICAL_WEIGHT = 0.3
 """The best BM25 hit weighs as much as this difference in cosine."""
 
@@ -129,11 +128,11 @@ def rounded(vectors: Tensor) -> Tensor:
 
     A cosine moves by less than 0.01; a quarter of the bytes.
     """
-    return _bytes(vectors).float() / _STEPS
+    return _bytes(vectors).float() / STEPS
 
 
 def _bytes(vectors: Tensor) -> Tensor:
-    return (vectors.float() * _STEPS).round().clamp(-_STEPS, _STEPS).to(torch.int8)
+    return (vectors.float() * STEPS).round().clamp(-STEPS, STEPS).to(torch.int8)
 
 
 def save_index(directory: Path, index: MemoryIndex, encoder: str, study: Mapping[str, Any] | None = None) -> None:
@@ -142,7 +141,7 @@ def save_index(directory: Path, index: MemoryIndex, encoder: str, study: Mapping
     `encoder` is the reference of the encoder that made the vectors.
     """
     vectors = {"embeddings": index.embeddings, "statements": index.statements}
-    save_file({name: _bytes(each).contiguous() for name, each in vectors.items()}, directory / VECTORS_FILE)
+    save_file({name: _bytes(each).contiguous() for name, each in vectors.items()}, directory / INDEX_VECTORS_FILE)
     fields = {
         "memory_id": index.memory_id,
         "title": index.title,
@@ -151,7 +150,7 @@ def save_index(directory: Path, index: MemoryIndex, encoder: str, study: Mapping
         "encoder": encoder,
         "study": dict(study or {}),
     }
-    (directory / ENTRIES_FILE).write_text(json.dumps(fields, ensure_ascii=False, indent=1), encoding="utf-8")
+    (directory / INDEX_FILE).write_text(json.dumps(fields, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def load_index(directory: Path, *, encoder: str | None = None) -> MemoryIndex:
@@ -161,9 +160,9 @@ def load_index(directory: Path, *, encoder: str | None = None) -> MemoryIndex:
     encoder than `encoder`.
     """
     try:
-        fields = json.loads((directory / ENTRIES_FILE).read_text(encoding="utf-8"))
-        vectors = load_file(directory / VECTORS_FILE)
-        embeddings, statements = (vectors[name].float() / _STEPS for name in ("embeddings", "statements"))
+        fields = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))
+        vectors = load_file(directory / INDEX_VECTORS_FILE)
+        embeddings, statements = (vectors[name].float() / STEPS for name in ("embeddings", "statements"))
         if any(each.dtype != torch.int8 for each in vectors.values()):
             raise TypeError("vectors of another type than int8")
         names = ("memory_id", "title", "topic", "encoder", "entries")

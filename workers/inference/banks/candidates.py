@@ -6,7 +6,7 @@ A memory whose adapter is missing, corrupt or late abstains and the answer says 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from core.errors import AdapterPending, LatentBankError
 from core.gate.features import RetrievalSignals
 from core.retrieval.index import Hit, retrieval_signals
 from workers.inference.banks.bank import Bank, Member, Refused
+from workers.inference.loads import problem_of
 from workers.inference.prompts import retrieval_query
 from workers.inference.question import Absent, Scope
 from workers.inference.tiers.loaded import LoadedMemory, Wanted
@@ -45,10 +46,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposed:
-    """The candidates in retrieval's order, and the memories that can't be judged now."""
+    """The candidates in retrieval's order, and the memories that can't be judged now.
+
+    `embedding` is the question's, `[d]`, where it was looked for.
+    """
 
     candidates: tuple[Candidate, ...] = ()
     absent: tuple[Absent, ...] = ()
+    embedding: Tensor | None = None
 
 
 class Retrieval:
@@ -82,7 +87,7 @@ class Retrieval:
         found: list[Candidate] = []
         proposed: list[Absent] = []
         for hit, member, load in zip(hits, members, loads, strict=True):
-            problem = _problem(load)
+            problem = problem_of(load, AdapterPending())
             if problem is None:
                 loaded = load.result()
                 signals = retrieval_signals(query, embedding, loaded.index, self._encoder.encode)
@@ -91,17 +96,7 @@ class Retrieval:
                 raise problem
             else:
                 proposed.append(_absent(hit, member, problem))
-        return Proposed(tuple(found), (*proposed, *absent))
-
-
-def _problem(load: Future[LoadedMemory]) -> LatentBankError | None:
-    """Why there is no adapter (yet); what is no error of ours is raised."""
-    if not load.done():
-        return AdapterPending()
-    problem = load.exception()
-    if problem is None or isinstance(problem, LatentBankError):
-        return problem
-    raise problem
+        return Proposed(tuple(found), (*proposed, *absent), embedding)
 
 
 def _absent(hit: Hit, member: Member, problem: LatentBankError) -> Absent:

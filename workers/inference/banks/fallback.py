@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from core.base_model.chat import Prompt
-from core.errors import InvalidRequest, LatentBankError, PromptTooLong, TextPending, TextsFull
+from core.errors import InvalidRequest, PromptTooLong, TextPending, TextsFull
 from core.gate.features import RetrievalSignals
 from core.gate.relevance import RELEVANT, relevance
 from core.logs import get_logger
@@ -23,6 +23,7 @@ from core.truth.records import ContextRecord
 from workers.inference.banks.candidates import REFUSED_SHOWN, Proposed, QueryEncoder
 from workers.inference.banks.text_cache import Text, salt_of
 from workers.inference.banks.texts import Following, Texts
+from workers.inference.loads import problem_of
 from workers.inference.prompts import retrieval_query
 from workers.inference.question import Absent, Judged, Question, Scope, Waiting
 
@@ -102,7 +103,9 @@ class FallingBack:
             return Backup(records=records), replace(found, absent=(*found.absent, *late))
         # Who has adapters that may answer waits little for texts that are not there yet.
         patience = min(PATIENCE_SECONDS, self._wait_seconds) if found.candidates else self._wait_seconds
-        matched, lost = self._search(retrieval_query(question.asked), wanted, scope, patience)
+        query = retrieval_query(question.asked)
+        embedding = self._encoder.encode([query])[0] if found.embedding is None else found.embedding
+        matched, lost = self._search(query, embedding, wanted, scope, patience)
         backup, found = self._choose(question, scope, matched, found, lost)
         stood_in = {one.memory_id for one in backup.shown}
         absent = [one for one in found.absent if one.memory_id not in stood_in]
@@ -122,7 +125,7 @@ class FallingBack:
         until = time.monotonic() + self._wait_seconds
         while not load.done() and time.monotonic() < until:
             yield Waiting()
-        problem = _problem(load)
+        problem = problem_of(load, TextPending())
         if problem is None:
             try:
                 return self._ready(question, load.result(), doubted)
@@ -137,15 +140,14 @@ class FallingBack:
         return FromText(served, prompt, max_tokens, salt_of(text.record))
 
     def _search(
-        self, query: str, wanted: Sequence[ContextRecord], scope: Scope, wait_seconds: float
+        self, query: str, embedding: Tensor, wanted: Sequence[ContextRecord], scope: Scope, wait_seconds: float
     ) -> tuple[list[tuple[Text, RetrievalSignals]], list[Absent]]:
         """The texts that match best, and those that can't be had now."""
-        embedding = self._encoder.encode([query])[0]
         loads = [self._texts.get(record, indexed=True) for record in wanted]
         wait(loads, timeout=wait_seconds)
         matched, lost = [], []
         for record, load in zip(wanted, loads, strict=True):
-            problem = _problem(load)
+            problem = problem_of(load, TextPending())
             if problem is None:
                 text = load.result()
                 assert text.index is not None
@@ -216,13 +218,3 @@ def _within(record: ContextRecord, scope: Scope) -> bool:
 
 def _left_out(record: ContextRecord) -> Absent:
     return Absent(record.memory_id, record.title, TextsFull.code)
-
-
-def _problem(load: Future[Text]) -> LatentBankError | None:
-    """Why there is no text (yet); what is no error of ours is raised."""
-    if not load.done():
-        return TextPending()
-    problem = load.exception()
-    if problem is None or isinstance(problem, LatentBankError):
-        return problem
-    raise problem

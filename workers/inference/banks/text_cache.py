@@ -20,6 +20,7 @@ from core.retrieval.entries import entries_of
 from core.retrieval.index import Encode, MemoryIndex
 from core.storage.object_store import ObjectStore
 from core.truth.records import ContextRecord
+from workers.inference.loads import done
 from workers.inference.tiers.failures import Failure
 
 THREADS = 2
@@ -112,12 +113,12 @@ class TextCache:
             held = self._held.get(salt)
             if held is not None and (held.index is not None or not indexed):
                 self._held.move_to_end(salt)
-                return _done(held)
+                return done(held)
             if (load := self._loading.get((salt, indexed))) is not None:
                 return load.future
             _, failure = self._failed.get(salt, (record, None))
             if failure is not None and self._clock() < failure.retry_at:
-                return _done(failure.again())
+                return done(failure.again())
             future: Future[Text] = Future()
             self._loading[salt, indexed] = _Load(record, future)
         self._executor.submit(self._load, record, indexed, future)
@@ -210,12 +211,3 @@ class TextCache:
     def _drop(self, salt: str) -> None:
         self._bytes -= self._held.pop(salt).nbytes
         self._forgotten(salt)
-
-
-def _done(outcome: Text | LatentBankError) -> Future[Text]:
-    future: Future[Text] = Future()
-    if isinstance(outcome, LatentBankError):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
-    return future

@@ -21,6 +21,7 @@ from core.logs import get_logger
 from core.metrics import InferenceMetrics
 from core.storage.manifest import Manifest
 from core.storage.node_cache import NodeCache
+from workers.inference.loads import done
 from workers.inference.tiers.adapter_files import AdapterFiles
 from workers.inference.tiers.failures import Failure
 from workers.inference.tiers.loaded import LoadedMemory, Wanted
@@ -146,10 +147,10 @@ class Residency:
                 return self._loading[digest]
             found = self._ram.get(digest) or self._in_slot(digest)
             if found is not None:
-                return _done(found)
+                return done(found)
             failure = self._failed.get(digest)
             if failure is not None and self._clock() < failure.retry_at:
-                return _done(failure.again())
+                return done(failure.again())
             pool = self._pools[self._files.source(digest)]
             future = self._loading[digest] = pool.submit(self._load, wanted)
             return future
@@ -324,12 +325,3 @@ class Residency:
         self._metrics.adapter_resident.labels("ram").set(len(self._ram))
         self._metrics.adapter_bytes.labels("slot").set(held * self._packed.slot_bytes)
         self._metrics.adapter_bytes.labels("ram").set(self._ram.nbytes)
-
-
-def _done(outcome: LoadedMemory | LatentBankError) -> Future[LoadedMemory]:
-    future: Future[LoadedMemory] = Future()
-    if isinstance(outcome, LatentBankError):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
-    return future

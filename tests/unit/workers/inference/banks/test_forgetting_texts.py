@@ -12,15 +12,12 @@ from core.truth import memories
 from tests.fixtures.published import OPEN
 from tests.unit.workers.inference.banks.test_fallback import in_doubt
 from tests.unit.workers.inference.conftest import Stand
+from tests.unit.workers.inference.test_forgetting import by_the_next_question
 from workers.inference.banks.text_cache import Text, is_salt_of_text
 from workers.inference.question import Delta
 
 TOWN = "Velmora is a town by the river Asten. Its mayor is Ilka Brandt."
 ASKED = "Velmora is a town by the river Asten?"
-
-
-def by_the_next_question(stand: Stand, tenant: str) -> None:
-    stand.service.admit(stand.question(tenant, "Hello?", mode="off"))
 
 
 def by_the_workers_beat(stand: Stand, tenant: str) -> None:
