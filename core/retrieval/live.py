@@ -84,7 +84,7 @@ class LiveIndex:
             many = int(np.count_nonzero(allowed))
             if not many or top_k < 1 or self._cells is None:
                 return []
-            words = self._postings.scores(asked, self._alive.view)
+            words = self._postings.scores(asked)
             if many < len(self._slots):
                 words *= allowed
             most = words.max()
@@ -155,10 +155,8 @@ class LiveIndex:
         self._postings.keep(alive)
         self._ids = [one for one in self._ids if one]
         self._slots = {one: slot for slot, one in enumerate(self._ids)}
-        collections = self._collections.view[alive]
-        self._alive, self._collections = Growing(np.bool_), Growing(np.int32)
-        self._alive.append(np.ones(len(self._ids), np.bool_))
-        self._collections.append(collections)
+        self._collections = Growing.of(self._collections.view[alive])
+        self._alive = Growing.of(np.ones(len(self._ids), np.bool_))
 
 
 def _highest(words: NDArray[np.float32], width: int) -> NDArray[np.int64]:

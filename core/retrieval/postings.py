@@ -47,8 +47,16 @@ class Postings:
         self._documents, self._words, self._norms = self._documents + 1, self._words + length, None
 
     def remove(self, slot: int) -> None:
-        """Its postings stay until `keep`; whoever asks says that the slot is dead."""
+        """Nothing is left of its words, not even which they were; `keep` gives the slot to another."""
         self._documents, self._words, self._norms = self._documents - 1, self._words - int(self._lengths[slot]), None
+        self._lengths.view[slot] = 0
+        gone = np.flatnonzero(self._slots == slot)
+        if len(gone):
+            self._slots, self._counts = np.delete(self._slots, gone), np.delete(self._counts, gone)
+            ends = self._offsets - np.searchsorted(gone, self._offsets)
+            used = np.diff(ends) > 0
+            self._keys, self._offsets = self._keys[used], np.append(ends[:-1][used], ends[-1])
+        self._keep_tail(self._tail_slots.view != slot)
 
     def settle(self) -> None:
         """Sorts the tail in where it has become long."""
@@ -58,26 +66,19 @@ class Postings:
     def keep(self, alive: NDArray[np.bool_]) -> None:
         """Forgets all slots but those that are `alive`, which move together in their order."""
         terms, slots, counts = self._all()
-        kept = alive[slots]
         new = (np.cumsum(alive) - 1).astype(np.int32)
-        lengths = self._lengths.view[alive].copy()
-        self._lengths = Growing(np.int32)
-        self._lengths.append(lengths)
+        self._lengths = Growing.of(self._lengths.view[alive])
         self._norms = None
-        self._sort(terms[kept], new[slots[kept]], counts[kept])
+        self._sort(terms, new[slots], counts)
 
-    def scores(self, asked: Sequence[int], alive: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def scores(self, asked: Sequence[int]) -> NDArray[np.float32]:
         """BM25 of every slot for the words `asked`, 0 for a dead one; `asked` may repeat a word, which counts."""
-        total = np.zeros(len(alive), np.float32)
+        total = np.zeros(len(self._lengths), np.float32)
         if not self._words:
             return total
         norms = self._current_norms()
-        all_alive = self._documents == len(alive)
         for term in asked:
             slots, counts = self._postings(np.uint64(term))
-            if not all_alive:
-                kept = alive[slots]
-                slots, counts = slots[kept], counts[kept]
             if len(slots):
                 idf = np.float32(np.log1p((self._documents - len(slots) + 0.5) / (len(slots) + 0.5)))
                 often = counts.astype(np.float32)
@@ -114,5 +115,11 @@ class Postings:
         self._keys, starts = np.unique(terms[order], return_index=True)
         self._offsets = np.append(starts, len(terms)).astype(np.int64)
         self._slots, self._counts = slots[order], counts[order]
-        self._tail_terms, self._tail_slots = Growing(np.uint64), Growing(np.int32)
-        self._tail_counts = Growing(np.uint16)
+        self._keep_tail(np.zeros(len(self._tail_slots), np.bool_))
+
+    def _keep_tail(self, kept: NDArray[np.bool_]) -> None:
+        if kept.all():
+            return
+        self._tail_terms = Growing.of(self._tail_terms.view[kept])
+        self._tail_slots = Growing.of(self._tail_slots.view[kept])
+        self._tail_counts = Growing.of(self._tail_counts.view[kept])

@@ -138,6 +138,17 @@ def test_what_is_deleted_leaves_no_vector_behind() -> None:
     assert np.count_nonzero(index._cells._rows.view.any(axis=1)) == 2
 
 
+@pytest.mark.parametrize("tail", [0, 1000])
+def test_what_is_deleted_or_replaced_leaves_no_word_behind(tail: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "TAIL", tail)
+    gone, kept, new = (MemoryIndex(one, "", [f"{one} eel"], vectors(1, 1)) for one in ("gone", "kept", "new"))
+    index = live_of([gone, MemoryIndex("new", "", ["older"], vectors(2, 1)), kept])
+    index.change([("new", "all", compact(new))], ["gone"])
+    words, _, _ = index._postings._all()
+    assert sorted(words) == sorted([*compact(kept).terms, *compact(new).terms])
+    assert set(index._postings._keys) <= set(words)
+
+
 def test_the_first_representative_is_of_the_many_and_the_next_of_what_is_far_from_it() -> None:
     rows = np.array([[127, 0], [126, 12], [126, -12], [0, 127]], np.int8)
     first, second = representatives(rows, 2)
