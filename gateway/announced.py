@@ -25,13 +25,21 @@ class Announced:
     def workers(self) -> Mapping[str, WorkerRecord]:
         """By id; not to be changed. May read the database."""
         with self._reading:
-            if self._read_at is None or not self._workers or self._clock() >= self._read_at + self._seconds:
+            read_at = self._read_at  # `doubt` may come in between
+            if read_at is None or not self._workers or self._clock() >= read_at + self._seconds:
                 # The time before the reading: what is announced meanwhile must not seem to have been seen.
                 self._read_at = self._clock()
-                with self._database.read() as connection:
-                    self._workers = {worker.id: worker for worker in alive(connection, "inference")}
+                try:
+                    self._workers = self._alive()
+                except BaseException:
+                    self._read_at = None
+                    raise
             return self._workers
 
     def doubt(self) -> None:
         """A worker of the list did not answer: the next question reads it anew. Never waits."""
         self._read_at = None
+
+    def _alive(self) -> dict[str, WorkerRecord]:
+        with self._database.read() as connection:
+            return {worker.id: worker for worker in alive(connection, "inference")}

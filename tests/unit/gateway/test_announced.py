@@ -67,3 +67,23 @@ def test_an_empty_list_is_never_used_again(database: Database) -> None:
     assert announced.workers() == {}
     come(database, "worker_a")
     assert set(announced.workers()) == {"worker_a"}
+
+
+def test_a_list_that_could_not_be_read_anew_is_not_taken_for_a_fresh_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced = Announced(database, 3600.0, Clock())
+    come(database, "worker_a")
+    assert set(announced.workers()) == {"worker_a"}
+    go(database, "worker_a")
+    come(database, "worker_b")
+    announced.doubt()
+    with monkeypatch.context() as away:
+        away.setattr(database, "read", _unreachable)
+        with pytest.raises(ConnectionError):
+            announced.workers()
+    assert set(announced.workers()) == {"worker_b"}
+
+
+def _unreachable() -> Database:
+    raise ConnectionError("the truth is away")

@@ -62,7 +62,9 @@ def create_app(worker: Worker, life: Callable[[FastAPI], AbstractAsyncContextMan
 def _add_operations(app: FastAPI, worker: Worker) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """The process lives."""
+        """The process lives. It does not where its engine has ended: whoever watches has to start another."""
+        if worker.engine is not None and not worker.engine.alive:
+            raise Unavailable("This worker's engine has ended.")
         return {"status": "ok"}
 
     @app.get("/ready")
