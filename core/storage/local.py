@@ -88,12 +88,15 @@ class LocalStore:
 
     def _place(self, incoming: Path, path: Path) -> None:
         for _ in range(_PLACING_ATTEMPTS):
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 incoming.replace(path)
                 break
             except FileNotFoundError:  # a concurrent delete removed the empty folder
                 continue
+            except FileExistsError:  # or removed it just when it was found to be there
+                if path.parent.is_file():
+                    raise
         else:
             raise StorageError(f"The folder of {path.name} keeps vanishing.")
         for parent in self._folders(path.parent):

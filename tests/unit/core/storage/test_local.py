@@ -40,6 +40,25 @@ def test_files_being_written_are_not_listed(tmp_path: Path) -> None:
     assert [info.key for info in store.list("")] == ["a"]
 
 
+def test_a_folder_that_vanishes_when_it_is_found_to_be_there_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    make, calls = os.mkdir, []
+
+    def found_and_gone(path: Path, mode: int = 0o777) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileExistsError(17, os.strerror(17))
+        make(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", found_and_gone)
+        store.put("folder/a", b"x")
+    assert store.get("folder/a") == b"x"
+    assert len(calls) == 2
+
+
 def test_the_folders_of_deleted_objects_vanish(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("a/b/c", b"x")
