@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from core.truth.records import Job, JobEvent, Memory, Tenant
+from core.truth.records import ApiKey, AuditRecord, Job, JobEvent, Memory, Tenant
 from gateway.schemas import (
+    AuditObject,
+    AuditSubject,
     Item,
     JobError,
     JobEventObject,
     JobObject,
+    KeyObject,
     MemoryDeleted,
     MemoryObject,
     Page,
@@ -89,6 +92,33 @@ def event_object(event: JobEvent) -> JobEventObject:
         type=event.type,
         message=event.message,
         data=event.data,
+    )
+
+
+def key_object(key: ApiKey, now: datetime) -> KeyObject:
+    return KeyObject(
+        id=key.id,
+        tenant_id=key.tenant_id,
+        name=key.name,
+        scopes=list(key.scopes),
+        active=all(end is None or end > now for end in (key.expires_at, key.revoked_at)),
+        created_at=seconds(key.created_at),
+        last_used_at=_seconds_or_none(key.last_used_at),
+        expires_at=_seconds_or_none(key.expires_at),
+        revoked_at=_seconds_or_none(key.revoked_at),
+    )
+
+
+def audit_object(record: AuditRecord) -> AuditObject:
+    return AuditObject(
+        id=record.id,
+        tenant_id=record.tenant_id,
+        created_at=seconds(record.at),
+        actor=record.actor,
+        action=record.action,
+        subject=AuditSubject(kind=record.subject_kind, id=record.subject_id),
+        data=record.data,
+        request_id=record.request_id,
     )
 
 

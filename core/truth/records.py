@@ -72,6 +72,23 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is kept of a key but for its digest. It opens until the first of `expires_at` and `revoked_at`.
+
+    `last_used_at` may be an hour behind.
+    """
+
+    id: str
+    tenant_id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewMemory:
     """A memory to admit; its context object is already stored under `context_key`."""
 
@@ -274,3 +291,18 @@ class WorkerRecord:
     url: str
     info: dict[str, Any]
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One deed; `id` grows in the order of writing, over all tenants."""
+
+    id: int
+    tenant_id: str
+    at: datetime
+    actor: str
+    action: str
+    subject_kind: str
+    subject_id: str
+    data: dict[str, Any]
+    request_id: str | None

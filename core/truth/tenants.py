@@ -1,10 +1,8 @@
-"""Tenants and their API keys. Of a key only its SHA-256 is kept."""
+"""Tenants and their settings."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, get_args
@@ -13,16 +11,21 @@ from sqlalchemy import Connection, insert, select, update
 
 from core.errors import InvalidRequest, NotFound
 from core.ids import new_id
+from core.truth.audit import UNNAMED, Actor, record
 from core.truth.clock import now
 from core.truth.records import Fallback, Quotas, Tenant
-from core.truth.tables import api_keys, fair_shares, tenants
+from core.truth.tables import fair_shares, tenants
 from core.truth.usage import open_usage
 
 QUOTA_AT_MOST = 2**53
 
 
 def create_tenant(
-    connection: Connection, name: str, weight: float = 1.0, settings: dict[str, Any] | None = None
+    connection: Connection,
+    name: str,
+    weight: float = 1.0,
+    settings: dict[str, Any] | None = None,
+    by: Actor = UNNAMED,
 ) -> Tenant:
     """A tenant with an empty bank. `settings` are as those of `configure`.
 
@@ -41,6 +44,7 @@ def create_tenant(
     )
     connection.execute(insert(fair_shares).values(tenant_id=tenant_id, deficit_seconds=0.0, turn=0, updated_at=now()))
     open_usage(connection, tenant_id)
+    record(connection, tenant_id, by, "tenant.created", ("tenant", tenant_id))
     return get_tenant(connection, tenant_id)
 
 
@@ -57,7 +61,7 @@ def list_tenants(connection: Connection) -> list[Tenant]:
     return [Tenant(**row._mapping) for row in rows]
 
 
-def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]) -> Tenant:
+def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any], by: Actor = UNNAMED) -> Tenant:
     """Sets `false_activation`, the rate that the tenant's gate keeps (`None`: the workers' default), `fallback`,
     whether memories may serve from their text (`none` or `text`), or some of `quotas`, by the names of `Quotas`
     (`None`: the processes' default); what is not in `changes` stays.
@@ -76,35 +80,8 @@ def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]
         .where(tenants.c.id == tenant_id)
         .values(settings=settings, bank_revision=tenants.c.bank_revision + 1)
     )
+    record(connection, tenant_id, by, "tenant.changed", ("tenant", tenant_id), changes)
     return get_tenant(connection, tenant_id)
-
-
-def issue_key(connection: Connection, tenant_id: str) -> str:
-    """A new key of the tenant; the caller sees it once, nobody can read it again."""
-    get_tenant(connection, tenant_id)
-    key = f"lb_{secrets.token_urlsafe(32)}"
-    connection.execute(insert(api_keys).values(key_sha256=_sha256(key), tenant_id=tenant_id, created_at=now()))
-    return key
-
-
-def tenant_of_key(connection: Connection, key: str) -> Tenant | None:
-    """Whose key it is; `None` for one that was never issued or is revoked."""
-    query = (
-        select(tenants)
-        .join(api_keys, api_keys.c.tenant_id == tenants.c.id)
-        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
-    )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else Tenant(**row._mapping)
-
-
-def revoke_key(connection: Connection, key: str) -> None:
-    """From now on the key opens nothing; of an unknown key nothing happens."""
-    connection.execute(
-        update(api_keys)
-        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=now())
-    )
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
@@ -117,7 +94,3 @@ def _check_settings(settings: dict[str, Any]) -> None:
         least = 1 if name in ("jobs_in_flight", "requests_per_minute") else 0
         if name not in Quotas.__slots__ or (most is not None and not least <= most <= QUOTA_AT_MOST):
             raise InvalidRequest(f"A quota of {name} is a whole number from {least} on.", param=f"quotas.{name}")
-
-
-def _sha256(key: str) -> str:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

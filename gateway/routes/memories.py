@@ -11,10 +11,11 @@ from starlette.concurrency import run_in_threadpool
 
 from core.errors import LatentBankError
 from core.logs import bind
+from core.truth.audit import Actor
 from core.truth.jobs import newest_jobs
 from core.truth.memories import delete_memory, get_memory, list_memories
 from core.truth.records import Tenant
-from gateway.auth import CurrentTenant
+from gateway.auth import AdminTenant, IngestTenant, ReadTenant, actor_of
 from gateway.bodies import read_json
 from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
@@ -43,17 +44,17 @@ OfCollection = Annotated[str | None, Query(max_length=128)]
     "/v1/memories",
     status_code=202,
     response_model=MemoryObject,
-    responses=errors(400, 401, 409, 413, 429, 503),
+    responses=errors(400, 401, 403, 409, 413, 429, 503),
     openapi_extra=takes(NewMemory),
 )
 async def remember(
-    request: Request, response: Response, parts: Parts, tenant: CurrentTenant, idempotency_key: IdempotencyKey = None
+    request: Request, response: Response, parts: Parts, tenant: IngestTenant, idempotency_key: IdempotencyKey = None
 ) -> MemoryObject:
     """Takes a context in; a job distils it. The answer names both."""
     with _counted(parts):
         offer, _ = await read_json(request, NewMemory, parts.settings.limits.body_bytes)
         # One thread from the checks to the commit: a client that leaves can't leave half of it behind.
-        admission = await run_in_threadpool(_take_in, parts, tenant, offer, idempotency_key)
+        admission = await run_in_threadpool(_take_in, parts, tenant, actor_of(request), offer, idempotency_key)
     return _answer(parts, admission, response)
 
 
@@ -61,7 +62,7 @@ async def remember(
     "/v1/memories/{memory_id}",
     status_code=202,
     response_model=MemoryObject,
-    responses=errors(400, 401, 404, 409, 413, 429, 503),
+    responses=errors(400, 401, 403, 404, 409, 413, 429, 503),
     openapi_extra=takes(MemoryUpdate),
 )
 async def remember_anew(
@@ -69,7 +70,7 @@ async def remember_anew(
     request: Request,
     response: Response,
     parts: Parts,
-    tenant: CurrentTenant,
+    tenant: IngestTenant,
     idempotency_key: IdempotencyKey = None,
 ) -> MemoryObject:
     """Takes a new version of a memory's context in; the old version serves until the new one is ready.
@@ -78,14 +79,15 @@ async def remember_anew(
     """
     with _counted(parts):
         update, _ = await read_json(request, MemoryUpdate, parts.settings.limits.body_bytes)
-        admission = await run_in_threadpool(_revise, parts, tenant, known_id("mem", memory_id), update, idempotency_key)
+        known = known_id("mem", memory_id)
+        admission = await run_in_threadpool(_revise, parts, tenant, actor_of(request), known, update, idempotency_key)
     return _answer(parts, admission, response)
 
 
-@router.get("/v1/memories", responses=errors(400, 401, 503))
+@router.get("/v1/memories", responses=errors(400, 401, 403, 503))
 def memories(
     parts: Parts,
-    tenant: CurrentTenant,
+    tenant: ReadTenant,
     after: AfterMemory = None,
     limit: Limit = 20,
     collection: OfCollection = None,
@@ -105,8 +107,8 @@ def memories(
     return page(found, limit, lambda memory: memory_object(memory, job_ids.get(memory.id)))
 
 
-@router.get("/v1/memories/{memory_id}", responses=errors(401, 404, 503))
-def memory(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryObject:
+@router.get("/v1/memories/{memory_id}", responses=errors(401, 403, 404, 503))
+def memory(memory_id: str, parts: Parts, tenant: ReadTenant) -> MemoryObject:
     """One memory, also a deleted one, which says when it was deleted and when its last object was removed."""
     with parts.database.read() as connection:
         found = get_memory(connection, tenant.id, known_id("mem", memory_id))
@@ -114,11 +116,12 @@ def memory(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryObject:
     return memory_object(found, job_ids.get(found.id))
 
 
-@router.delete("/v1/memories/{memory_id}", responses=errors(401, 404, 503))
-def forget(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryDeleted:
+@router.delete("/v1/memories/{memory_id}", responses=errors(401, 403, 404, 503))
+def forget(memory_id: str, request: Request, parts: Parts, tenant: AdminTenant) -> MemoryDeleted:
     """From this answer on the memory serves nothing; the garbage collector removes its objects (`purged_at`)."""
     with parts.database.begin() as connection:
-        return memory_deleted(delete_memory(connection, tenant.id, known_id("mem", memory_id)))
+        known = known_id("mem", memory_id)
+        return memory_deleted(delete_memory(connection, tenant.id, known, by=actor_of(request)))
 
 
 @contextmanager
@@ -137,7 +140,7 @@ def _answer(parts: Services, admission: Admission, response: Response) -> Memory
     return memory_object(admission.memory, admission.job.id)
 
 
-def _take_in(parts: Services, tenant: Tenant, offer: NewMemory, idempotency_key: str | None) -> Admission:
+def _take_in(parts: Services, tenant: Tenant, actor: Actor, offer: NewMemory, idempotency_key: str | None) -> Admission:
     limits = parts.settings.limits
     context = check_context(offer, limits, parts.base.base)
     with bind(tenant_id=tenant.id):
@@ -149,11 +152,12 @@ def _take_in(parts: Services, tenant: Tenant, offer: NewMemory, idempotency_key:
             store=parts.store,
             limits=limits,
             recipe=parts.settings.recipe,
+            by=actor,
         )
 
 
 def _revise(
-    parts: Services, tenant: Tenant, memory_id: str, update: MemoryUpdate, idempotency_key: str | None
+    parts: Services, tenant: Tenant, actor: Actor, memory_id: str, update: MemoryUpdate, idempotency_key: str | None
 ) -> Admission:
     with bind(tenant_id=tenant.id):
         return revise_memory(
@@ -166,4 +170,5 @@ def _revise(
             base=parts.base.base,
             limits=parts.settings.limits,
             recipe=parts.settings.recipe,
+            by=actor,
         )
