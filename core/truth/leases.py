@@ -33,7 +33,7 @@ from core.truth.database import exclusive
 from core.truth.records import Claim, Job, Publication, Renewal
 from core.truth.revisions import revised, revised_fields
 from core.truth.tables import jobs, memories
-from core.truth.transitions import apply, bump_bank, job_of, lock_job, memory_of, state_of, write_event
+from core.truth.transitions import NewEvent, apply, bump_bank, job_of, lock_job, memory_of, state_of, write_event
 
 
 def claim(
@@ -105,7 +105,7 @@ def tell(connection: Connection, claim: Claim, message: str) -> None:
     """A warning among the job's events; it changes nothing, and a lost lease tells nothing."""
     row = lock_job(connection, claim.job.id)
     if row is not None and row.epoch == claim.epoch and row.token == claim.token:
-        write_event(connection, row.id, "message", message, level="warning")
+        write_event(connection, NewEvent(row.id, "message", message, level="warning"))
 
 
 def publish(connection: Connection, claim: Claim, publication: Publication) -> bool:

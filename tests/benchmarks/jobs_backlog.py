@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -23,9 +24,10 @@ _TTL_SECONDS = 3600.0
 _MEMORIES = text(
     """INSERT INTO memories (id, tenant_id, collection, title, metadata, kind, status, context_key, context_sha256,
         context_bytes, context_tokens, base_digest, created_at, updated_at)
-    SELECT 'mem_' || lpad(n::text, 26, '0'), (CAST(:tenants AS text[]))[1 + n % CAST(:count AS int)], 'default', 'A title', '{}', 'text', 'pending',
-        'key', repeat('0', 64), 700, 150, :base, at, at
-    FROM generate_series(1, CAST(:jobs AS int)) n, LATERAL (SELECT clock_timestamp() - make_interval(secs => CAST(:jobs AS int) - n) AS at) t"""
+    SELECT 'mem_' || lpad(n::text, 26, '0'), (CAST(:tenants AS text[]))[1 + n % CAST(:count AS int)], 'default',
+        'A title', '{}', 'text', 'pending', 'key', repeat('0', 64), 700, 150, :base, at, at
+    FROM generate_series(1, CAST(:jobs AS int)) n,
+        LATERAL (SELECT clock_timestamp() - make_interval(secs => CAST(:jobs AS int) - n) AS at) t"""
 )
 _JOBS = text(
     """INSERT INTO jobs (id, tenant_id, memory_id, state, progress, epoch, attempts, cancel_requested, priority,
@@ -53,7 +55,7 @@ def backlog_figures(
             metrics = OrchestratorMetrics(CollectorRegistry())
             dispatcher = Dispatcher(database, Silent(), JobSettings(), metrics)
             dispatch[size].append(_milliseconds(dispatcher.run_once))
-            claims[size].append(_milliseconds(lambda: _claim_pack(database, pack)))
+            claims[size].append(_milliseconds(partial(_claim_pack, database, pack)))
             _wait_again(database)
     for database in databases.values():
         database.dispose()
@@ -95,7 +97,8 @@ def _wait_again(database: Database) -> None:
         _run(
             connection,
             """UPDATE jobs SET state = 'queued', dispatched_at = NULL, rung_at = NULL, worker_id = NULL, epoch = 0,
-            attempts = 0, lease_until = NULL, charged_seconds = 0 WHERE dispatched_at IS NOT NULL OR state = 'running'""",
+            attempts = 0, lease_until = NULL, charged_seconds = 0
+            WHERE dispatched_at IS NOT NULL OR state = 'running'""",
         )
 
 

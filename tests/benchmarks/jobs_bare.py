@@ -2,7 +2,8 @@
 
     python -m celery -A tests.benchmarks.jobs_bare worker …
 
-The workers are Celery as it comes: one process each, acknowledging early, results ignored. Nothing survives their death.
+The workers are Celery as it comes: one process each, acknowledging early, results ignored. What they hold dies with
+them.
 """
 
 from __future__ import annotations

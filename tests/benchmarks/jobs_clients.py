@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-_WORDS = "the ferry leaves the north pier at seven and returns before dusk when the harbour lamps are lit".split()
+_TEXT = "the ferry leaves the north pier at seven and returns before dusk when the harbour lamps are lit"
+_WORDS = _TEXT.split()
 CLIENTS = 4
 
 

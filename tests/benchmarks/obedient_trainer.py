@@ -1,6 +1,8 @@
-"""A trainer that obeys the protocol and does nothing else: `python -m tests.benchmarks.obedient_trainer TEMPLATE --inbox I`.
+"""A trainer that obeys the protocol and does nothing else.
 
-Every memory goes through every phase, and gets the template's adapter with an index of its own; no byte of it is learnt.
+    python -m tests.benchmarks.obedient_trainer TEMPLATE --inbox INBOX
+
+Every memory goes through every phase, and gets the template's adapter with an index of its own; nothing is learnt.
 """
 
 from __future__ import annotations
