@@ -40,6 +40,12 @@ class LimitSettings(BaseModel):
     title_chars: int = 200
     metadata_bytes: int = 16 * 1024
     backlog_per_tenant: int = 1000
+    memories_per_tenant: int | None = Field(None, ge=0)
+    """Of a tenant without a quota of its own, as the two below; empty: as many as there are."""
+    bytes_per_tenant: int | None = Field(None, ge=0)
+    """Contexts and adapters together."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    """Of a tenant, to one gateway process, or to all of them where the broker is Redis."""
 
 
 class JobSettings(BaseModel):

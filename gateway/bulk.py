@@ -17,7 +17,7 @@ from core.truth.memories import admit_many, find_offered, get_memory
 from core.truth.records import Job, Memory, Offer
 from gateway.base_model import BaseModel
 from gateway.bodies import invalid
-from gateway.intake import Admission, Context, check_context, record_of, remove_object, store_object
+from gateway.intake import Admission, Context, check_context, default_quotas, record_of, remove_object, store_object
 from gateway.schemas import BatchMemory
 
 Outcome = Admission | LatentBankError
@@ -100,7 +100,13 @@ class BulkIntake:
         told: list[Outcome] = []
         try:
             with self.database.begin() as connection:
-                outcomes = admit_many(connection, tenant_id, offers, backlog_limit=self.limits.backlog_per_tenant)
+                outcomes = admit_many(
+                    connection,
+                    tenant_id,
+                    offers,
+                    backlog_limit=self.limits.backlog_per_tenant,
+                    quotas=default_quotas(self.limits),
+                )
                 told = [one if isinstance(one, LatentBankError) else Admission(*one) for one in outcomes]
         except LatentBankError:
             raise

@@ -24,7 +24,7 @@ from core.storage.object_store import JSON, ObjectStore
 from core.truth.database import Database
 from core.truth.jobs import list_jobs
 from core.truth.memories import admit, find_idempotent, get_memory
-from core.truth.records import Job, Memory
+from core.truth.records import Job, Memory, Quotas
 from core.truth.records import NewMemory as NewRecord
 from gateway.base_model import BaseModel
 from gateway.schemas import NewMemory
@@ -98,7 +98,7 @@ def take_in(
     """Stores the context, then admits memory, job and first event in one transaction.
 
     An `idempotency_key` used before with the same body gives the first admission again. Raises
-    `IdempotencyConflict`, `BacklogFull`, `StorageError`; blocking, for a thread.
+    `IdempotencyConflict`, `BacklogFull`, `QuotaExceeded`, `StorageError`; blocking, for a thread.
     """
     if idempotency_key is not None:
         with database.read() as connection:
@@ -116,10 +116,16 @@ def take_in(
                     idempotency_key=idempotency_key,
                     body_sha256=context.body_sha256,
                     backlog_limit=limits.backlog_per_tenant,
+                    quotas=default_quotas(limits),
                 )
             )
 
     return commit_beside(store, record.context_key, context.payload, commit, lambda: _look_again(database, record))
+
+
+def default_quotas(limits: LimitSettings) -> Quotas:
+    """Of what is taken in, for tenants that have none of their own."""
+    return Quotas(memories=limits.memories_per_tenant, bytes=limits.bytes_per_tenant)
 
 
 def commit_beside(

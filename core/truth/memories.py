@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, insert, select, tuple_, update
 
-from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, LatentBankError, NotFound
+from core.errors import IdempotencyConflict, InvalidRequest, LatentBankError, NotFound
 from core.ids import new_id
-from core.jobs.states import OPEN, Accepted, JobState, Reason, State, transition
-from core.truth import banks
+from core.jobs.states import OPEN, Accepted, JobState, Reason, transition
+from core.truth import banks, usage
 from core.truth.clock import now
-from core.truth.records import BankEntry, ContextRecord, Job, Memory, NewMemory, Offer, Tenant
+from core.truth.records import (
+    NO_QUOTAS,
+    BankEntry,
+    ContextRecord,
+    Job,
+    Memory,
+    NewMemory,
+    Offer,
+    Quotas,
+    Tenant,
+)
 from core.truth.tables import idempotency_keys, jobs, memories, tenants
 from core.truth.transitions import (
     NewEvent,
@@ -55,22 +65,28 @@ def admit(
     idempotency_key: str | None = None,
     body_sha256: str | None = None,
     backlog_limit: int,
+    quotas: Quotas = NO_QUOTAS,
 ) -> tuple[Memory, Job, bool]:
     """Writes memory, job (`queued`) and first event; the last value says whether this call made them.
 
     A duplicate key, also a concurrent one, gets the first request's pair and False. Raises `BacklogFull` where the
-    tenant already has `backlog_limit` jobs that wait, `IdempotencyConflict` as `find_idempotent`, `NotFound` without
-    the tenant.
+    tenant already has `backlog_limit` jobs that wait, `QuotaExceeded` where its own quotas, or else `quotas`, leave no
+    room, `IdempotencyConflict` as `find_idempotent`, `NotFound` without the tenant.
     """
     offer = Offer(new, idempotency_key, body_sha256)
-    (outcome,) = admit_many(connection, new.tenant_id, [offer], backlog_limit=backlog_limit)
+    (outcome,) = admit_many(connection, new.tenant_id, [offer], backlog_limit=backlog_limit, quotas=quotas)
     if isinstance(outcome, LatentBankError):
         raise outcome
     return outcome
 
 
 def admit_many(
-    connection: Connection, tenant_id: str, offers: Sequence[Offer], *, backlog_limit: int
+    connection: Connection,
+    tenant_id: str,
+    offers: Sequence[Offer],
+    *,
+    backlog_limit: int,
+    quotas: Quotas = NO_QUOTAS,
 ) -> list[tuple[Memory, Job, bool] | LatentBankError]:
     """Each offer's outcome, in order, as `admit` would give it; in a few statements, however many there are.
 
@@ -79,7 +95,7 @@ def admit_many(
     """
     tenant = lock_tenant(connection, tenant_id)
     known = _known_keys(connection, tenant_id, [offer.idempotency_key for offer in offers if offer.idempotency_key])
-    room = max(0, backlog_limit - _waiting(connection, tenant_id, backlog_limit))
+    room = usage.room(connection, tenant_id, backlog_limit=backlog_limit, defaults=quotas, jobs=len(offers))
     outcomes: list[tuple[Memory, Job, bool] | LatentBankError | str] = []
     taken: list[tuple[Offer, str]] = []
     for offer in offers:
@@ -89,14 +105,17 @@ def admit_many(
             if (first := known.get(key)) is not None:
                 outcomes.append(first[1] if first[0] == offer.body_sha256 else IdempotencyConflict())
                 continue
-        if len(taken) >= room:
-            outcomes.append(BacklogFull())
+        if (refusal := room.refusal(offer.new.context_bytes)) is not None:
+            outcomes.append(refusal)
             continue
+        room = room.after(offer.new.context_bytes)
         job_id = new_id("job")
         taken.append((offer, job_id))
         outcomes.append(job_id)
         if key is not None and offer.body_sha256 is not None:
             known[key] = (offer.body_sha256, job_id)
+    size = sum(offer.new.context_bytes for offer, _ in taken)
+    usage.add(connection, tenant_id, memories=len(taken), size=size, jobs=len(taken))
     made = _insert(connection, tenant_id, taken, serves_now=tenant.fallback == "text")
     made |= _pairs(connection, {outcome for outcome in outcomes if isinstance(outcome, str)} - set(made))
     ours = {job_id for _, job_id in taken}
@@ -158,6 +177,8 @@ def delete_memory(connection: Connection, tenant_id: str, memory_id: str) -> Mem
             cancel(connection, job, Reason.MEMORY_DELETED)
         banks.put_record(connection, memory_id, "", None)
         bump_bank(connection, tenant_id, memory_id)
+        size = row.context_bytes + (row.adapter_bytes or 0)
+        usage.add(connection, tenant_id, memories=-1, size=-size)
     return get_memory(connection, tenant_id, memory_id)
 
 
@@ -258,17 +279,12 @@ def older_than(connection: Connection, table: Table, tenant_id: str, after: str)
 
 
 def lock_tenant(connection: Connection, tenant_id: str) -> Tenant:
-    """Admissions of one tenant go one after the other: that makes its backlog limit and its idempotency keys exact."""
+    """Admissions of one tenant go one after the other: that makes its limits and its idempotency keys exact."""
     query = select(tenants).where(tenants.c.id == tenant_id).with_for_update(key_share=True)
     row = connection.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"There is no tenant '{tenant_id}'.")
     return Tenant(**row._mapping)
-
-
-def refuse_overflow(connection: Connection, tenant_id: str, backlog_limit: int) -> None:
-    if _waiting(connection, tenant_id, backlog_limit) >= backlog_limit:
-        raise BacklogFull
 
 
 def insert_job(
@@ -290,12 +306,6 @@ def note_idempotency(
 ) -> None:
     fields = {"tenant_id": tenant_id, "key": key, "body_sha256": body_sha256, "memory_id": memory_id, "job_id": job_id}
     connection.execute(_WITH_CREATION[idempotency_keys], [fields])
-
-
-def _waiting(connection: Connection, tenant_id: str, most: int) -> int:
-    """How many jobs of the tenant wait; counted up to `most`."""
-    waiting = select(jobs.c.id).where(jobs.c.tenant_id == tenant_id, jobs.c.state == State.QUEUED).limit(most)
-    return int(connection.execute(select(func.count()).select_from(waiting.subquery())).scalar_one())
 
 
 def _known_keys(connection: Connection, tenant_id: str, keys: Collection[str]) -> dict[str, tuple[str, str]]:

@@ -1,7 +1,8 @@
 """The tables of the truth. `migrations/` creates them; a test holds the two equal.
 
-Locks are always taken in the order memory, job, fair share, tenant, so that no two transactions wait for each other. A
-job's row is locked before an event of it is written, so that the ids of one job's events grow in the order of commit.
+Locks are always taken in the order memory, job, fair share, tenant, usage of a tenant, so that no two transactions wait
+for each other. A job's row is locked before an event of it is written, so that the ids of one job's events grow in the
+order of commit.
 """
 
 from __future__ import annotations
@@ -65,6 +66,16 @@ fair_shares = Table(
     Column("deficit_seconds", Float, nullable=False),
     Column("turn", Counter, nullable=False),
     Column("updated_at", Instant, nullable=False),
+)
+
+tenant_usage = Table(
+    "tenant_usage",
+    metadata,
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), primary_key=True),
+    Column("memories", Counter, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("jobs_at_most", Counter, nullable=False),
+    Column("counted_at", Instant, index=True),
 )
 
 memories = Table(

@@ -6,6 +6,7 @@ import hashlib
 import math
 import secrets
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, get_args
 
 from sqlalchemy import Connection, insert, select, update
@@ -13,8 +14,11 @@ from sqlalchemy import Connection, insert, select, update
 from core.errors import InvalidRequest, NotFound
 from core.ids import new_id
 from core.truth.clock import now
-from core.truth.records import Fallback, Tenant
+from core.truth.records import Fallback, Quotas, Tenant
 from core.truth.tables import api_keys, fair_shares, tenants
+from core.truth.usage import open_usage
+
+QUOTA_AT_MOST = 2**53
 
 
 def create_tenant(
@@ -36,6 +40,7 @@ def create_tenant(
         )
     )
     connection.execute(insert(fair_shares).values(tenant_id=tenant_id, deficit_seconds=0.0, turn=0, updated_at=now()))
+    open_usage(connection, tenant_id)
     return get_tenant(connection, tenant_id)
 
 
@@ -53,14 +58,18 @@ def list_tenants(connection: Connection) -> list[Tenant]:
 
 
 def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]) -> Tenant:
-    """Sets `false_activation`, the rate that the tenant's gate keeps (`None`: the workers' default), or `fallback`,
-    whether memories may serve from their text (`none` or `text`); what is not in `changes` stays.
+    """Sets `false_activation`, the rate that the tenant's gate keeps (`None`: the workers' default), `fallback`,
+    whether memories may serve from their text (`none` or `text`), or some of `quotas`, by the names of `Quotas`
+    (`None`: the processes' default); what is not in `changes` stays.
 
     The bank's revision grows with it, so that every worker hears of it at the next question. Raises `NotFound`, and
     `InvalidRequest` where a value can't be.
     """
     connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
-    settings = {**get_tenant(connection, tenant_id).settings, **changes}
+    before = get_tenant(connection, tenant_id)
+    settings = {**before.settings, **changes}
+    if "quotas" in changes:
+        settings["quotas"] = {**asdict(before.quotas), **(changes["quotas"] or {})}
     _check_settings(settings)
     connection.execute(
         update(tenants)
@@ -104,6 +113,10 @@ def _check_settings(settings: dict[str, Any]) -> None:
         raise InvalidRequest("A rate of false activation is above 0 and below 1.", param="false_activation")
     if settings.get("fallback", "none") not in get_args(Fallback):
         raise InvalidRequest("A tenant's fallback is 'none' or 'text'.", param="fallback")
+    for name, most in (settings.get("quotas") or {}).items():
+        least = 1 if name in ("jobs_in_flight", "requests_per_minute") else 0
+        if name not in Quotas.__slots__ or (most is not None and not least <= most <= QUOTA_AT_MOST):
+            raise InvalidRequest(f"A quota of {name} is a whole number from {least} on.", param=f"quotas.{name}")
 
 
 def _sha256(key: str) -> str:

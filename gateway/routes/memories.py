@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from core.errors import BacklogFull, InvalidRequest, LatentBankError
+from core.errors import InvalidRequest, LatentBankError, TooMany
 from core.logs import bind
 from core.truth.jobs import newest_jobs
 from core.truth.memories import delete_memory, get_memory, list_memories
@@ -88,7 +88,7 @@ async def remember_many(request: Request, response: Response, parts: Parts, tena
     answer = memory_batch(outcomes)
     for one in answer.data:
         parts.metrics.admitted.labels(outcome=one.status if one.error is None else one.error.code).inc()
-    waits = [problem.retry_after_seconds for problem in outcomes if isinstance(problem, BacklogFull)]
+    waits = [problem.retry_after_seconds for problem in outcomes if isinstance(problem, TooMany)]
     if waits:
         response.headers["Retry-After"] = str(max(waits))
     return answer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
@@ -14,11 +14,13 @@ from sqlalchemy.exc import OperationalError
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from core.base_model.description import BaseDescription
-from core.errors import BacklogFull, IdempotencyConflict, LatentBankError, StorageError
+from core.errors import BacklogFull, IdempotencyConflict, LatentBankError, QuotaExceeded, StorageError
 from core.settings import LimitSettings, RecipeSettings
 from core.storage.memory import MemoryStore
 from core.truth.database import Database
 from core.truth.memories import list_memories
+from core.truth.records import Usage
+from core.truth.usage import usage_of
 from gateway.base_model import BaseModel
 from gateway.bulk import BulkIntake, Outcome
 from gateway.intake import Admission
@@ -163,6 +165,19 @@ def test_an_admission_refused_midway_keeps_what_came_before_it(truth: Database) 
     assert len(list(store.list(""))) == 2
 
 
+def test_what_is_over_a_quota_is_refused_and_what_fits_after_it_is_taken(truth: Database) -> None:
+    store, tenant = MemoryStore(), add_tenant(truth)
+    size = len(json.dumps({"kind": "text", **note("a")}, sort_keys=True))
+    into = intake(truth, store, bytes_per_tenant=2 * size + 5)
+    made = into.take_in(tenant.id, [note("a"), note("b" * 50), note("c"), note("d")])
+
+    assert [kind(one) for one in made] == [True, QuotaExceeded, True, QuotaExceeded]
+    assert titles(truth, tenant.id) == ["a", "c"]
+    assert len(list(store.list(""))) == 2
+    with truth.read() as connection:
+        assert usage_of(connection, tenant.id) == Usage(2, 2 * size)
+
+
 def test_an_object_that_can_not_be_stored_refuses_its_memory_alone(truth: Database) -> None:
     class Full(MemoryStore):
         def put(self, key: str, data: bytes, content_type: str = "") -> None:
@@ -224,11 +239,14 @@ def test_keys_used_before_and_conflicts_are_told_item_by_item(truth: Database) -
     assert len(list(store.list(""))) == 2
 
 
-def intake(database: Database, store: MemoryStore, backlog: int = 100) -> BulkIntake:
+def intake(
+    database: Database, store: MemoryStore, backlog: int = 100, bytes_per_tenant: int | None = None
+) -> BulkIntake:
     tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     base = BaseModel(BaseDescription("tiny", "tiny", "", "sha256:0", 2048, (1, 2)), tokenizer)
-    return BulkIntake(database, store, base, LimitSettings(backlog_per_tenant=backlog), RecipeSettings())
+    limits = LimitSettings(backlog_per_tenant=backlog, bytes_per_tenant=bytes_per_tenant)
+    return BulkIntake(database, store, base, limits, RecipeSettings())
 
 
 def kind(outcome: Outcome) -> bool | type[LatentBankError]:
@@ -241,7 +259,7 @@ def titles(database: Database, tenant_id: str) -> list[str]:
         return sorted(memory.title for memory in list_memories(connection, tenant_id))
 
 
-def failing(database: Database, *, after_commit: bool):  # noqa: ANN201
+def failing(database: Database, *, after_commit: bool) -> Callable[[], AbstractContextManager[Connection]]:
     begin = database.begin
 
     @contextmanager
