@@ -30,6 +30,7 @@ from core.jobs.states import (
 from core.truth import banks, usage
 from core.truth.clock import from_now, now
 from core.truth.database import exclusive
+from core.truth.dispatch import RUNNING
 from core.truth.records import Claim, Job, Publication, Renewal
 from core.truth.revisions import revised, revised_fields
 from core.truth.tables import jobs, memories
@@ -193,7 +194,7 @@ def reap(connection: Connection, max_attempts: int, limit: int = 100) -> list[Jo
 
     One reaper at a time, and it skips what another transaction is just working on, so that it blocks no worker.
     """
-    expired = and_(jobs.c.state == State.RUNNING, jobs.c.lease_until <= now())
+    expired = and_(RUNNING, jobs.c.lease_until <= now())
     exclusive(connection, "reap")
     ids = connection.execute(select(jobs.c.id).where(expired).order_by(jobs.c.lease_until).limit(limit)).scalars().all()
     reaped = []
