@@ -8,6 +8,8 @@ from threading import Event
 
 from prometheus_client import CollectorRegistry
 
+from core.encryption.master_keys import open_master_keys
+from core.errors import LatentBankError
 from core.logs import configure_logs, get_logger
 from core.metrics import OrchestratorMetrics, serve_metrics
 from core.settings import Settings
@@ -18,6 +20,7 @@ from orchestrator.dispatcher import Dispatcher
 from orchestrator.garbage import GarbageCollector
 from orchestrator.periodic import Periodic
 from orchestrator.reaper import Reaper
+from orchestrator.rewrapping import Rewrapping
 from orchestrator.telemetry import Telemetry
 
 _TELEMETRY_SECONDS = 2.0
@@ -33,6 +36,7 @@ def run(settings: Settings, stop: Event) -> int:
     database.migrate()
     doorbells = CeleryDoorbells(create_app(settings))
     garbage = GarbageCollector(database, open_store(settings), settings.jobs, metrics)
+    rewrapping = Rewrapping(database, open_master_keys(settings))
     pace = settings.jobs
     duties = [
         Periodic(
@@ -41,6 +45,7 @@ def run(settings: Settings, stop: Event) -> int:
         Periodic("reap", pace.reap_interval_seconds, Reaper(database, pace, metrics).run_once, stop),
         Periodic("purge", pace.reap_interval_seconds, garbage.purge_deleted, stop),
         Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
+        Periodic("rewrap", pace.garbage_interval_seconds, rewrapping.run_once, stop),
         Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),
     ]
     server = serve_metrics(settings.orchestrator.metrics_port, settings.orchestrator.host, registry)
@@ -62,7 +67,11 @@ def main() -> int:
     stop = Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.set())
-    return run(settings, stop)
+    try:
+        return run(settings, stop)
+    except LatentBankError as problem:
+        get_logger("orchestrator").error("the orchestrator can't start", code=problem.code, reason=problem.message)
+        return 1
 
 
 if __name__ == "__main__":

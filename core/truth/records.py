@@ -229,6 +229,16 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantKey:
+    """A tenant's data key as the truth keeps it: wrapped by the master key `master_id`."""
+
+    id: str
+    tenant_id: str
+    master_id: str
+    wrapped: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRecord:
     id: str
     kind: Literal["distillation", "inference"]

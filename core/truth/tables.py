@@ -128,6 +128,17 @@ jobs = Table(
     Index(None, "state", "tenant_id", "priority", "created_at"),
 )
 
+tenant_keys = Table(
+    "tenant_keys",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("master_id", String(16), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("destroyed_at", Instant),
+)
+
 retrieval_records = Table(
     "retrieval_records",
     metadata,
