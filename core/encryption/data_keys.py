@@ -64,7 +64,7 @@ class DataKeys:
             there = tenant_keys.current(connection, tenant_id)
         if there is not None:
             return there
-        key_id = new_id("key")
+        key_id = new_id("dek")
         wrapped = self._masters.wrap(os.urandom(KEY_BYTES), tenant_id, key_id)
         with self._database.begin() as connection:
             return tenant_keys.add_first(connection, TenantKey(key_id, tenant_id, self._masters.id, wrapped))

@@ -37,7 +37,7 @@ def is_sealed(data: bytes) -> bool:
 def key_id_of(sealed: bytes, object_key: str) -> str:
     """Which key opens it. Raises `ObjectCorrupt` where the header is not whole."""
     key_id = sealed[len(_MAGIC) : _HEADER_BYTES].decode("ascii", "replace")
-    if not is_id("key", key_id):
+    if not is_id("dek", key_id):
         raise ObjectCorrupt(f"The sealed object {object_key} names no key.")
     return key_id
 

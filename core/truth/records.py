@@ -245,3 +245,18 @@ class WorkerRecord:
     url: str
     info: dict[str, Any]
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One deed; `id` grows in the order of writing, over all tenants."""
+
+    id: int
+    tenant_id: str
+    at: datetime
+    actor: str
+    action: str
+    subject_kind: str
+    subject_id: str
+    data: dict[str, Any]
+    request_id: str | None

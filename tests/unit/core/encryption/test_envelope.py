@@ -11,7 +11,7 @@ from core.encryption.envelope import is_sealed, key_id_of, seal, unseal
 from core.errors import ObjectCorrupt
 from core.ids import new_id
 
-KEY_ID = new_id("key")
+KEY_ID = new_id("dek")
 CIPHER = AESGCM(os.urandom(32))
 PLACE = "tenants/a/memories/b/context.json"
 

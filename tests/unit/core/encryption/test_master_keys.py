@@ -12,7 +12,7 @@ from core.errors import MasterKeyMissing, ObjectCorrupt, SetupError
 from core.ids import new_id
 from core.settings import Settings, StorageSettings
 
-TENANT, KEY = new_id("tenant"), new_id("key")
+TENANT, KEY = new_id("tenant"), new_id("dek")
 FIRST, SECOND = os.urandom(32), os.urandom(32)
 
 
@@ -34,7 +34,7 @@ def test_only_the_master_that_wrapped_a_key_unwraps_it_for_its_tenant_and_id() -
     wrapped = masters.wrap(b"data key", TENANT, KEY)
     assert masters.unwrap(wrapped, masters.id, TENANT, KEY) == b"data key"
     assert b"data key" not in wrapped
-    for tenant_id, key_id in ((new_id("tenant"), KEY), (TENANT, new_id("key"))):
+    for tenant_id, key_id in ((new_id("tenant"), KEY), (TENANT, new_id("dek"))):
         with pytest.raises(ObjectCorrupt):
             masters.unwrap(wrapped, masters.id, tenant_id, key_id)
     with pytest.raises(MasterKeyMissing):
