@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from core.truth.records import AuditRecord, Job, JobEvent, Memory, Tenant
+from core.truth.records import AuditRecord, Deletion, Job, JobEvent, Memory, Tenant
 from gateway.schemas import (
     AuditObject,
     AuditSubject,
+    DeletionObject,
     Item,
     JobError,
     JobEventObject,
@@ -42,6 +43,7 @@ def memory_object(memory: Memory, job_id: str | None) -> MemoryObject:
         updated_at=seconds(memory.updated_at),
         deleted_at=_seconds_or_none(memory.deleted_at),
         purged_at=_seconds_or_none(memory.purged_at),
+        deletion_id=memory.deletion_id,
         job_id=job_id,
     )
 
@@ -51,6 +53,22 @@ def memory_deleted(memory: Memory) -> MemoryDeleted:
         id=memory.id,
         deleted_at=seconds(memory.deleted_at or memory.updated_at),
         purged_at=_seconds_or_none(memory.purged_at),
+        deletion_id=memory.deletion_id,
+    )
+
+
+def deletion_object(deletion: Deletion) -> DeletionObject:
+    return DeletionObject(
+        id=deletion.id,
+        kind=deletion.kind,
+        target=deletion.target,
+        state=deletion.state,
+        memories=deletion.memories,
+        deleted_at=seconds(deletion.deleted_at),
+        tombstoned_at=_seconds_or_none(deletion.tombstoned_at),
+        drained_at=_seconds_or_none(deletion.drained_at),
+        purged_at=_seconds_or_none(deletion.purged_at),
+        attested_at=_seconds_or_none(deletion.attested_at),
     )
 
 

@@ -17,6 +17,7 @@ from core.storage.opening import open_store
 from core.truth.database import Database
 from orchestrator.celery_app import CeleryDoorbells, create_app
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.forgetting import Forgetting
 from orchestrator.garbage import GarbageCollector
 from orchestrator.periodic import Periodic
 from orchestrator.reaper import Reaper
@@ -35,7 +36,9 @@ def run(settings: Settings, stop: Event) -> int:
     database = Database(settings.resolved_database_url)
     database.migrate()
     doorbells = CeleryDoorbells(create_app(settings))
-    garbage = GarbageCollector(database, open_store(settings), settings.jobs, metrics)
+    store = open_store(settings)
+    garbage = GarbageCollector(database, store, settings.jobs, metrics)
+    forgetting = Forgetting(database, store, garbage, stop.is_set)
     rewrapping = Rewrapping(database, open_master_keys(settings))
     pace = settings.jobs
     duties = [
@@ -43,7 +46,7 @@ def run(settings: Settings, stop: Event) -> int:
             "dispatch", pace.dispatch_interval_seconds, Dispatcher(database, doorbells, pace, metrics).run_once, stop
         ),
         Periodic("reap", pace.reap_interval_seconds, Reaper(database, pace, metrics).run_once, stop),
-        Periodic("purge", pace.reap_interval_seconds, garbage.purge_deleted, stop),
+        Periodic("forget", pace.reap_interval_seconds, forgetting.run_once, stop),
         Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
         Periodic("rewrap", pace.garbage_interval_seconds, rewrapping.run_once, stop),
         Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),

@@ -8,6 +8,7 @@ again right before the deletion. Keys that LatentBank did not make are left alon
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import islice
 
@@ -17,11 +18,13 @@ from core.metrics import OrchestratorMetrics
 from core.settings import JobSettings
 from core.storage.keys import ROOT, memory_prefix, owner_of
 from core.storage.object_store import ObjectInfo, ObjectStore
-from core.truth import memories
+from core.truth import forgetting, memories
 from core.truth.database import Database
 from core.truth.records import Memory
 
 _BATCH = 500
+_PURGES = 8
+"""Memories whose objects are removed at once: a store far away is waited for, not worked for."""
 
 _log = get_logger(__name__)
 
@@ -38,10 +41,20 @@ class GarbageCollector:
         self._metrics = metrics
 
     def purge_deleted(self) -> list[str]:
-        """Removes all objects of deleted memories that no open job writes for; returns the memories now purged."""
+        """Removes the objects of a batch of deleted memories that no open job writes for, and what their rows say;
+        returns the memories now purged."""
         with self._database.read() as connection:
             deleted = memories.deleted_unpurged(connection, _BATCH)
-        return [memory.id for memory in deleted if self._purge(memory)]
+        if not deleted:
+            return []
+        with ThreadPoolExecutor(_PURGES, "purge") as threads:
+            emptied = list(threads.map(self._empty, deleted))
+        purged = [memory.id for memory, is_empty in zip(deleted, emptied, strict=True) if is_empty]
+        if purged:
+            with self._database.begin() as connection:
+                forgetting.purge_rows(connection, purged)
+            _log.info("memories purged", memories=len(purged))
+        return purged
 
     def collect(self) -> int:
         """Removes what no row names and is older than the margin, by the clocks of the store and the database."""
@@ -56,19 +69,14 @@ class GarbageCollector:
             _log.info("garbage removed", objects=removed)
         return removed
 
-    def _purge(self, memory: Memory) -> bool:
+    def _empty(self, memory: Memory) -> bool:
         """Whether all of the memory's objects are gone; one that is left holds up no other memory."""
         try:
             keys = [found.key for found in self._store.list(memory_prefix(memory.tenant_id, memory.id))]
         except StorageError as problem:
             _log.warning("memory not purged yet", memory_id=memory.id, reason=problem.message)
             return False
-        if not all([self._delete(key) for key in keys]):
-            return False
-        with self._database.begin() as connection:
-            memories.mark_purged(connection, memory.id)
-        _log.info("memory purged", memory_id=memory.id, tenant_id=memory.tenant_id)
-        return True
+        return all([self._delete(key) for key in keys])
 
     def _delete(self, key: str) -> bool:
         """Whether the object is gone; the next pass tries again."""

@@ -1,8 +1,9 @@
 """The tables of the truth. `migrations/` creates them; a test holds the two equal.
 
-Locks are always taken in the order memory, job, fair share, tenant, so that no two transactions wait for each other. A
-job's row is locked before an event of it is written, so that the ids of one job's events grow in the order of commit. A
-record of the audit log locks nothing that another transaction may wait for, and can be written at any point.
+Locks are always taken in the order memory, job, fair share, tenant, deletion, so that no two transactions wait for each
+other; who deletes several memories at once holds no job. A job's row is locked before an event of it is written, so
+that the ids of one job's events grow in the order of commit. A record of the audit log locks nothing that another
+transaction may wait for, and can be written at any point.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ tenants = Table(
     Column("settings", Document, nullable=False),
     Column("bank_revision", Counter, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("deleted_at", Instant),
 )
 
 api_keys = Table(
@@ -92,8 +94,10 @@ memories = Table(
     Column("updated_at", Instant, nullable=False),
     Column("deleted_at", Instant),
     Column("purged_at", Instant),
+    Column("deletion_id", Identifier),
     Index(None, "tenant_id", "created_at", "id"),
     Index(None, "tenant_id", "bank_revision"),
+    Index(None, "deletion_id", "purged_at"),
     Index(None, "status", "purged_at"),
     Index(None, "adapter_digest"),
 )
@@ -138,6 +142,25 @@ tenant_keys = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("destroyed_at", Instant),
+)
+
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("target", String(128), nullable=False),
+    Column("collection", Text),
+    Column("memories", Integer, nullable=False),
+    Column("deleted_at", Instant, nullable=False),
+    Column("tombstoned_at", Instant),
+    Column("draining_at", Instant),
+    Column("drained_at", Instant),
+    Column("purged_at", Instant),
+    Column("attested_at", Instant),
+    Index(None, "tenant_id", "deleted_at", "id"),
+    Index(None, "attested_at", "deleted_at", "id"),
 )
 
 retrieval_records = Table(

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, get_args
 
 from sqlalchemy import Connection, insert, select, update
@@ -47,15 +47,18 @@ def create_tenant(
 
 
 def get_tenant(connection: Connection, tenant_id: str) -> Tenant:
-    row = connection.execute(select(tenants).where(tenants.c.id == tenant_id)).one_or_none()
+    """Raises `NotFound`, for a deleted one too."""
+    there = (tenants.c.id == tenant_id) & tenants.c.deleted_at.is_(None)
+    row = connection.execute(select(tenants).where(there)).one_or_none()
     if row is None:
         raise NotFound(f"There is no tenant '{tenant_id}'.")
     return Tenant(**row._mapping)
 
 
 def list_tenants(connection: Connection) -> list[Tenant]:
-    """All tenants, oldest first."""
-    rows = connection.execute(select(tenants).order_by(tenants.c.created_at, tenants.c.id))
+    """All tenants but the deleted ones, oldest first."""
+    there = select(tenants).where(tenants.c.deleted_at.is_(None))
+    rows = connection.execute(there.order_by(tenants.c.created_at, tenants.c.id))
     return [Tenant(**row._mapping) for row in rows]
 
 
@@ -78,6 +81,12 @@ def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]
     return get_tenant(connection, tenant_id)
 
 
+def living(connection: Connection, tenant_ids: Collection[str]) -> set[str]:
+    """Those of `tenant_ids` that are there and not deleted."""
+    there = tenants.c.id.in_(sorted(tenant_ids)) & tenants.c.deleted_at.is_(None)
+    return set(connection.execute(select(tenants.c.id).where(there)).scalars())
+
+
 def issue_key(connection: Connection, tenant_id: str, by: Actor = UNNAMED) -> str:
     """A new key of the tenant; the caller sees it once, nobody can read it again."""
     get_tenant(connection, tenant_id)
@@ -98,7 +107,7 @@ def tenant_of_key(connection: Connection, key: str) -> Tenant | None:
     query = (
         select(tenants)
         .join(api_keys, api_keys.c.tenant_id == tenants.c.id)
-        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
+        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None), tenants.c.deleted_at.is_(None))
     )
     row = connection.execute(query).one_or_none()
     return None if row is None else Tenant(**row._mapping)

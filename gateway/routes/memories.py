@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -12,6 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from core.errors import LatentBankError
 from core.logs import bind
 from core.truth.audit import Actor
+from core.truth.deletions import get_deletion
+from core.truth.forgetting import delete_collection, tombstone_all
 from core.truth.jobs import newest_jobs
 from core.truth.memories import delete_memory, get_memory, list_memories
 from core.truth.records import Tenant
@@ -21,9 +24,9 @@ from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
 from gateway.revising import revise_memory
 from gateway.routes.parameters import AfterMemory, Limit, known_id
-from gateway.schemas import MemoryDeleted, MemoryObject, MemoryUpdate, NewMemory, Page
+from gateway.schemas import DeletionObject, MemoryDeleted, MemoryObject, MemoryUpdate, NewMemory, Page
 from gateway.services import Parts, Services
-from gateway.views import memory_deleted, memory_object, page
+from gateway.views import deletion_object, memory_deleted, memory_object, page
 
 REPLAYED_HEADER = "Idempotency-Replayed"
 
@@ -38,6 +41,12 @@ IdempotencyKey = Annotated[
     ),
 ]
 OfCollection = Annotated[str | None, Query(max_length=128)]
+WholeCollection = Annotated[
+    str, Query(alias="collection", min_length=1, max_length=128, description="Whose memories are deleted, all of them.")
+]
+
+TOMBSTONE_SECONDS = 10.0
+"""How long a deletion of many memories keeps its caller waiting; the orchestrator does the rest."""
 
 
 @router.post(
@@ -118,10 +127,27 @@ def memory(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryObject:
 
 @router.delete("/v1/memories/{memory_id}", responses=errors(401, 404, 503))
 def forget(memory_id: str, request: Request, parts: Parts, tenant: CurrentTenant) -> MemoryDeleted:
-    """From this answer on the memory serves nothing; the garbage collector removes its objects (`purged_at`)."""
+    """From this answer on the memory serves nothing; `GET /v1/deletions/{deletion_id}` says when all of it is gone."""
     with parts.database.begin() as connection:
         known = known_id("mem", memory_id)
         return memory_deleted(delete_memory(connection, tenant.id, known, by=actor_of(request)))
+
+
+@router.delete("/v1/memories", responses=errors(400, 401, 503))
+def forget_collection(
+    request: Request, parts: Parts, tenant: CurrentTenant, collection: WholeCollection
+) -> DeletionObject:
+    """Deletes all memories of a collection that there are now.
+
+    None of them serves once the answer, or a later `GET /v1/deletions/{id}`, has `tombstoned_at`; of very many that
+    may take a while.
+    """
+    with parts.database.begin() as connection:
+        deletion = delete_collection(connection, tenant.id, collection, actor_of(request))
+    until = time.monotonic() + TOMBSTONE_SECONDS
+    tombstone_all(parts.database, deletion, lambda: time.monotonic() < until and not parts.stopping.is_set())
+    with parts.database.read() as connection:
+        return deletion_object(get_deletion(connection, tenant.id, deletion.id))
 
 
 @contextmanager
