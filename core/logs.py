@@ -21,7 +21,8 @@ from core.settings import Settings
 REDACTED = "[redacted]"
 _SECRET_NAMES = frozenset(
     {
-        *("api_key", "admin_key", "authorization", "internal_token", "password", "access_key"),
+        *("api_key", "admin_key", "previous_admin_key", "authorization", "internal_token"),
+        *("password", "access_key"),
         *("master_key", "old_master_keys", "text", "messages", "context"),
     }
 )

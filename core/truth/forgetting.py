@@ -46,16 +46,14 @@ def delete_tenant(connection: Connection, tenant_id: str, by: Actor) -> Deletion
 
     Its data keys are destroyed with the tombstone. A second time gives the same deletion; raises `NotFound`.
     """
-    there = select(tenants).where(tenants.c.id == tenant_id).with_for_update()
-    row = connection.execute(there).one_or_none()
-    if row is None:
+    if connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id)).one_or_none() is None:
         raise NotFound(f"There is no tenant '{tenant_id}'.")
-    if row.deleted_at is not None:
-        return deletions.of_tenant(connection, tenant_id)
+    ends_later = api_keys.c.revoked_at.is_(None) | (api_keys.c.revoked_at > now())
+    connection.execute(update(api_keys).where(api_keys.c.tenant_id == tenant_id, ends_later).values(revoked_at=now()))
     gone = {"deleted_at": now(), "name": "", "settings": {}, "bank_revision": tenants.c.bank_revision + 1}
-    connection.execute(update(tenants).where(tenants.c.id == tenant_id).values(gone))
-    live = (api_keys.c.tenant_id == tenant_id) & api_keys.c.revoked_at.is_(None)
-    connection.execute(update(api_keys).where(live).values(revoked_at=now()))
+    alive = (tenants.c.id == tenant_id) & tenants.c.deleted_at.is_(None)
+    if connection.execute(update(tenants).where(alive).values(gone)).rowcount == 0:
+        return deletions.of_tenant(connection, tenant_id)
     tenant_keys.destroy(connection, tenant_id)
     deletion_id = deletions.begin(connection, tenant_id, "tenant", tenant_id)
     record(connection, tenant_id, by, "tenant.deleted", ("tenant", tenant_id), {"deletion_id": deletion_id})

@@ -36,6 +36,23 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is kept of a key but for its digest. It opens until the first of `expires_at` and `revoked_at`.
+
+    `last_used_at` may be an hour behind.
+    """
+
+    id: str
+    tenant_id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewMemory:
     """A memory to admit; its context object is already stored under `context_key`."""
 

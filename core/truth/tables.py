@@ -1,9 +1,9 @@
 """The tables of the truth. `migrations/` creates them; a test holds the two equal.
 
-Locks are always taken in the order memory, job, fair share, tenant, deletion, so that no two transactions wait for each
-other; who deletes several memories at once holds no job. A job's row is locked before an event of it is written, so
-that the ids of one job's events grow in the order of commit. A record of the audit log locks nothing that another
-transaction may wait for, and can be written at any point.
+Locks are always taken in the order memory, job, API key, fair share, tenant, deletion, so that no two transactions wait
+for each other; who deletes several memories at once holds no job. A job's row is locked before an event of it is
+written, so that the ids of one job's events grow in the order of commit. A record of the audit log locks nothing that
+another transaction may wait for, and can be written at any point.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ api_keys = Table(
     Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False, index=True),
     Column("created_at", Instant, nullable=False),
     Column("revoked_at", Instant),
+    Column("name", Text),
+    Column("scopes", Document),
+    Column("expires_at", Instant),
+    Column("last_used_at", Instant),
 )
 
 fair_shares = Table(

@@ -1,11 +1,8 @@
-"""Tenants and their API keys. Of a key only its SHA-256 is kept."""
+"""Tenants and their settings."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import secrets
 from collections.abc import Collection, Mapping
 from typing import Any, get_args
 
@@ -16,7 +13,7 @@ from core.ids import new_id
 from core.truth.audit import UNNAMED, Actor, record
 from core.truth.clock import now
 from core.truth.records import Fallback, Tenant
-from core.truth.tables import api_keys, fair_shares, tenants
+from core.truth.tables import fair_shares, tenants
 
 
 def create_tenant(
@@ -87,48 +84,9 @@ def living(connection: Connection, tenant_ids: Collection[str]) -> set[str]:
     return set(connection.execute(select(tenants.c.id).where(there)).scalars())
 
 
-def issue_key(connection: Connection, tenant_id: str, by: Actor = UNNAMED) -> str:
-    """A new key of the tenant; the caller sees it once, nobody can read it again."""
-    get_tenant(connection, tenant_id)
-    key = f"lb_{secrets.token_urlsafe(32)}"
-    connection.execute(insert(api_keys).values(key_sha256=_sha256(key), tenant_id=tenant_id, created_at=now()))
-    record(connection, tenant_id, by, "key.issued", ("key", key_id(key)))
-    return key
-
-
-def key_id(key: str) -> str:
-    """What a key is called where it is not shown: half of its SHA-256, which helps nobody to 256 random bits."""
-    half = bytes.fromhex(_sha256(key))[:16]
-    return f"key_{base64.b32encode(half).decode().rstrip('=').lower()}"
-
-
-def tenant_of_key(connection: Connection, key: str) -> Tenant | None:
-    """Whose key it is; `None` for one that was never issued or is revoked."""
-    query = (
-        select(tenants)
-        .join(api_keys, api_keys.c.tenant_id == tenants.c.id)
-        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None), tenants.c.deleted_at.is_(None))
-    )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else Tenant(**row._mapping)
-
-
-def revoke_key(connection: Connection, key: str) -> None:
-    """From now on the key opens nothing; of an unknown key nothing happens."""
-    connection.execute(
-        update(api_keys)
-        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=now())
-    )
-
-
 def _check_settings(settings: dict[str, Any]) -> None:
     rate = settings.get("false_activation")
     if rate is not None and not 0 < rate < 1:
         raise InvalidRequest("A rate of false activation is above 0 and below 1.", param="false_activation")
     if settings.get("fallback", "none") not in get_args(Fallback):
         raise InvalidRequest("A tenant's fallback is 'none' or 'text'.", param="fallback")
-
-
-def _sha256(key: str) -> str:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

@@ -102,7 +102,7 @@ class Life:
             self._present, oldest=service.oldest, letting_go=lambda: service.residency.letting_go
         )
         self._keys = store.keys
-        self._worker.pins = Pins(self._database, service.banks, service.residency)
+        self._worker.pins = Pins(self._database, service.banks, service.residency, self.id)
         self._worker.engine, self._worker.service = engine, service
         log.info("ready", model=service.base.description.name, digest=service.base.description.digest)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, text
 
-from core.errors import BacklogFull, NotFound
+from core.errors import BacklogFull, NotFound, Unauthenticated
 from core.ids import new_id
-from core.truth import banks, deletions, forgetting, jobs, memories, tenant_keys, tenants, workers
+from core.truth import api_keys, banks, deletions, forgetting, jobs, memories, tenant_keys, tenants, workers
 from core.truth.audit import ADMIN, Actor, list_records
 from core.truth.database import Database
 from core.truth.records import Deletion, NewRevision, RetrievalRecord, Tenant, TenantKey
@@ -137,27 +137,32 @@ def test_a_memory_is_in_training_until_the_pack_that_it_was_in_has_ended(truth: 
 def test_a_deleted_tenants_keys_open_nothing_from_that_moment_on(truth: Database) -> None:
     tenant, other = add_tenant(truth), add_tenant(truth, "other")
     with truth.begin() as connection:
-        key, theirs = tenants.issue_key(connection, tenant.id), tenants.issue_key(connection, other.id)
+        (key, _), (theirs, _) = api_keys.issue_key(connection, tenant.id), api_keys.issue_key(connection, other.id)
+        ending, made = api_keys.issue_key(connection, tenant.id)
+        api_keys.rotate_key(connection, tenant.id, made.id, grace_seconds=3600)
         tenant_keys.add_first(connection, TenantKey("dek", tenant.id, "master", b"wrapped"))
     deletion = forget_tenant(truth, tenant)
     assert forget_tenant(truth, tenant) == deletion
     with truth.begin() as connection:
-        assert tenants.tenant_of_key(connection, key) is None
-        assert tenants.tenant_of_key(connection, theirs) is not None
+        for one in (key, ending):
+            with pytest.raises(Unauthenticated):
+                api_keys.open_key(connection, one)
+        assert {one.revoked_at is None for one in api_keys.list_keys(connection, tenant.id)} == {False}
+        assert api_keys.open_key(connection, theirs).tenant == other
         assert [one.id for one in tenants.list_tenants(connection)] == [other.id]
         assert tenant_keys.find(connection, tenant.id, "dek") is None
         assert tenants.living(connection, [tenant.id, other.id]) == {other.id}
         refused: list[Callable[[], object]] = [
             lambda: tenants.get_tenant(connection, tenant.id),
-            lambda: tenants.issue_key(connection, tenant.id),
+            lambda: api_keys.issue_key(connection, tenant.id),
             lambda: tenants.configure(connection, tenant.id, {"fallback": "text"}),
             lambda: banks.bank_revision(connection, tenant.id),
             lambda: memories.admit(connection, a_memory(tenant), backlog_limit=10),
             lambda: tenant_keys.add_first(connection, TenantKey("two", tenant.id, "master", b"wrapped")),
         ]
-        for one in refused:
+        for attempt in refused:
             with pytest.raises(NotFound):
-                one()
+                attempt()
     with pytest.raises(NotFound), truth.begin() as connection:
         forgetting.delete_tenant(connection, new_id("tenant"), BY)
 
