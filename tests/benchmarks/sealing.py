@@ -7,7 +7,6 @@ and over S3. `aes_ms` is the decryption alone.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ from core.storage.publication import upload_adapter
 from core.storage.s3 import S3Store
 from core.truth.database import Database
 from core.truth.tenants import create_tenant
+from tests.benchmarks.telling import write_report
 from tests.fixtures.s3 import gateway
 from tests.unit.core.storage.examples import adapter_directory, facts
 
@@ -52,9 +52,7 @@ def main() -> None:
         database.migrate()
         stores: dict[str, ObjectStore] = {"local": LocalStore(directory / "objects"), "s3": s3}
         figures = {kind: measure(store, database, directory / kind, arguments.rounds) for kind, store in stores.items()}
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps({"weights_bytes": WEIGHTS_BYTES, **figures}, indent=1))
-    print(arguments.json.read_text())  # noqa: T201
+    write_report(arguments.json, {"weights_bytes": WEIGHTS_BYTES, "rounds": arguments.rounds, **figures})
 
 
 def measure(plain: ObjectStore, database: Database, directory: Path, rounds: int) -> dict[str, float]:
