@@ -27,7 +27,7 @@ _SECRET_NAMES = frozenset(
         "messages",
         "context",
         "admin_key",
-        "previous_admin_key",
+        "admin_key_also",
         "internal_token",
         "password",
         "access_key",
