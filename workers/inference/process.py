@@ -79,7 +79,7 @@ def _admin(worker: Worker, settings: Settings) -> tuple[FastAPI, socket.socket] 
         return None
     if settings.admin_key is None or not settings.admin_key.get_secret_value():
         raise SetupError("LATENTBANK_SERVING__ADMIN_PORT is set, but no LATENTBANK_ADMIN_KEY that would guard it.")
-    return create_admin_app(worker, settings.admin_key, settings.previous_admin_key), bind(
+    return create_admin_app(worker, settings.admin_key, settings.admin_key_also), bind(
         serving.admin_host, serving.admin_port
     )
 
