@@ -37,8 +37,7 @@ class Forgetting:
                 forgetting.tombstone_all(self._database, deletion, lambda: not self._stopping())
         with self._database.begin() as connection:
             deletions.mark_draining(connection)
-        while self._garbage.purge_deleted() and not self._stopping():
-            pass
+        self._garbage.purge_deleted(lambda: not self._stopping())
         waiting = [one for one in self._on_their_way() if one.tombstoned_at and not one.purged_at]
         clear = [one for one in waiting if self._is_clear(one)]
         # Before it is said that no text is left: the rows were overwritten, but the log still has what they were.

@@ -7,7 +7,7 @@ again right before the deletion. Keys that LatentBank did not make are left alon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import islice
@@ -40,20 +40,29 @@ class GarbageCollector:
         self._margin = timedelta(seconds=settings.garbage_margin_seconds)
         self._metrics = metrics
 
-    def purge_deleted(self) -> list[str]:
-        """Removes the objects of a batch of deleted memories that no open job writes for, and what their rows say;
-        returns the memories now purged."""
-        with self._database.read() as connection:
-            deleted = memories.deleted_unpurged(connection, _BATCH)
-        if not deleted:
-            return []
+    def purge_deleted(self, go_on: Callable[[], bool] = lambda: True) -> list[str]:
+        """Removes the objects of all deleted memories that no open job writes for, and what their rows say, in batches
+        while `go_on` says so; returns the memories now purged."""
+        purged: list[str] = []
+        last = ""
+        while go_on():
+            with self._database.read() as connection:
+                batch = memories.deleted_unpurged(connection, _BATCH, last)
+            if not batch:
+                break
+            last = batch[-1].id
+            purged += self._purge(batch)
+        if purged:
+            _log.info("memories purged", memories=len(purged))
+        return purged
+
+    def _purge(self, batch: Sequence[Memory]) -> list[str]:
         with ThreadPoolExecutor(_PURGES, "purge") as threads:
-            emptied = list(threads.map(self._empty, deleted))
-        purged = [memory.id for memory, is_empty in zip(deleted, emptied, strict=True) if is_empty]
+            emptied = list(threads.map(self._empty, batch))
+        purged = [memory.id for memory, is_empty in zip(batch, emptied, strict=True) if is_empty]
         if purged:
             with self._database.begin() as connection:
                 forgetting.purge_rows(connection, purged)
-            _log.info("memories purged", memories=len(purged))
         return purged
 
     def collect(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, or_, select, tuple_, update
 
 from core.errors import NotFound
 from core.jobs.states import OPEN, State
@@ -31,6 +31,7 @@ from core.truth.tables import (
 )
 
 BATCH = 500
+Place = tuple[datetime, str]
 
 
 def delete_collection(connection: Connection, tenant_id: str, collection: str, by: Actor) -> Deletion:
@@ -65,15 +66,14 @@ def tombstone_all(database: Database, deletion: Deletion, go_on: Callable[[], bo
 
     Any number of processes may do it at once, and begin anew where one has died.
     """
+    last: Place | None = None
     while go_on():
         with database.begin() as connection:
-            if _tombstone_idle(connection, deletion):
-                continue
+            last = _tombstone_idle(connection, deletion, last)
+        if last is not None:
+            continue
         with database.read() as connection:
-            busy = connection.execute(
-                select(memories.c.id).where(_left(deletion)).order_by(memories.c.id).limit(BATCH)
-            ).scalars()
-            memory_ids = list(busy)
+            memory_ids = [row.id for row in connection.execute(_page(deletion, None))]
         if not memory_ids:
             with database.begin() as connection:
                 deletions.mark_tombstoned(connection, deletion.id)
@@ -151,30 +151,37 @@ def followed(connection: Connection) -> datetime | None:
     return min((datetime.fromisoformat(str(instant)) for instant in instants), default=present)
 
 
-def _tombstone_idle(connection: Connection, deletion: Deletion) -> int:
-    """A batch of the memories without open jobs; how many."""
-    has_open = select(jobs.c.memory_id).where(jobs.c.memory_id == memories.c.id, jobs.c.state.in_(OPEN)).exists()
-    query = select(memories.c.id).where(_left(deletion), ~has_open).order_by(memories.c.id).limit(BATCH)
-    locked = set(connection.execute(query.with_for_update()).scalars())
-    # Asked again under the locks: a new version may have been taken in before they were.
-    opened = select(jobs.c.memory_id).where(jobs.c.memory_id.in_(sorted(locked)), jobs.c.state.in_(OPEN))
-    memory_ids = sorted(locked.difference(connection.execute(opened).scalars()))
-    if not memory_ids:
-        return 0
-    connection.execute(delete(retrieval_records).where(retrieval_records.c.memory_id.in_(memory_ids)))
-    revision = connection.execute(
-        update(tenants)
-        .where(tenants.c.id == deletion.tenant_id)
-        .values(bank_revision=tenants.c.bank_revision + 1)
-        .returning(tenants.c.bank_revision)
-    ).scalar_one()
-    connection.execute(
-        update(memories)
-        .where(memories.c.id.in_(memory_ids))
-        .values(status="deleted", deleted_at=now(), updated_at=now(), deletion_id=deletion.id, bank_revision=revision)
-    )
-    deletions.add_memories(connection, deletion.id, len(memory_ids))
-    return len(memory_ids)
+def _tombstone_idle(connection: Connection, deletion: Deletion, after: Place | None) -> Place | None:
+    """The next batch of memories, but for those with open jobs; where it ended, `None` where there was none."""
+    page = connection.execute(_page(deletion, after).with_for_update()).all()
+    if not page:
+        return None
+    locked = sorted(row.id for row in page)
+    # Asked under the locks: from here on no new version is taken in.
+    opened = select(jobs.c.memory_id).where(jobs.c.memory_id.in_(locked), jobs.c.state.in_(OPEN))
+    memory_ids = sorted(set(locked).difference(connection.execute(opened).scalars()))
+    if memory_ids:
+        connection.execute(delete(retrieval_records).where(retrieval_records.c.memory_id.in_(memory_ids)))
+        revision = connection.execute(
+            update(tenants)
+            .where(tenants.c.id == deletion.tenant_id)
+            .values(bank_revision=tenants.c.bank_revision + 1)
+            .returning(tenants.c.bank_revision)
+        ).scalar_one()
+        gone = {"status": "deleted", "deleted_at": now(), "updated_at": now(), "deletion_id": deletion.id}
+        connection.execute(
+            update(memories).where(memories.c.id.in_(memory_ids)).values(gone | {"bank_revision": revision})
+        )
+        deletions.add_memories(connection, deletion.id, len(memory_ids))
+    return page[-1].created_at, page[-1].id
+
+
+def _page(deletion: Deletion, after: Place | None) -> Select[tuple[str, datetime]]:
+    """A batch of the memories that are still to be deleted, in the order of the tenant's index."""
+    query = select(memories.c.id, memories.c.created_at).where(_left(deletion))
+    if after is not None:
+        query = query.where(tuple_(memories.c.created_at, memories.c.id) > tuple_(*after))
+    return query.order_by(memories.c.created_at, memories.c.id).limit(BATCH)
 
 
 def _left(deletion: Deletion) -> ColumnElement[bool]:

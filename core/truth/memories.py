@@ -189,13 +189,13 @@ def live_digests(connection: Connection, digests: Collection[str]) -> set[str]:
     return {row.adapter_digest for row in rows}
 
 
-def deleted_unpurged(connection: Connection, limit: int) -> list[Memory]:
-    """Deleted memories whose objects may still be there, and that no job can still write objects for; oldest first."""
+def deleted_unpurged(connection: Connection, limit: int, after: str = "") -> list[Memory]:
+    """Deleted memories whose objects may still be there, and that no job can still write objects for; by id."""
     still_open = select(jobs.c.id).where(jobs.c.memory_id == memories.c.id, jobs.c.state.in_(OPEN)).exists()
     rows = connection.execute(
         select(memories)
-        .where(memories.c.status == "deleted", memories.c.purged_at.is_(None), ~still_open)
-        .order_by(memories.c.deleted_at)
+        .where(memories.c.status == "deleted", memories.c.purged_at.is_(None), memories.c.id > after, ~still_open)
+        .order_by(memories.c.id)
         .limit(limit)
     )
     return [memory_of(row) for row in rows]

@@ -102,7 +102,7 @@ memories = Table(
     Index(None, "tenant_id", "created_at", "id"),
     Index(None, "tenant_id", "bank_revision"),
     Index(None, "deletion_id", "purged_at"),
-    Index(None, "status", "purged_at"),
+    Index(None, "status", "purged_at", "id"),
     Index(None, "adapter_digest"),
 )
 

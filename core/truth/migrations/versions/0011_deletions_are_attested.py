@@ -18,6 +18,8 @@ def upgrade() -> None:
     op.add_column("tenants", sa.Column("deleted_at", instant, nullable=True))
     op.add_column("memories", sa.Column("deletion_id", sa.String(length=64), nullable=True))
     op.create_index(op.f("ix_memories_deletion_id_purged_at"), "memories", ["deletion_id", "purged_at"])
+    op.create_index(op.f("ix_memories_status_purged_at_id"), "memories", ["status", "purged_at", "id"])
+    op.drop_index(op.f("ix_memories_status_purged_at"), "memories")
     op.create_table(
         "deletions",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -37,6 +39,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("deletions")
+    op.create_index(op.f("ix_memories_status_purged_at"), "memories", ["status", "purged_at"])
+    op.drop_index(op.f("ix_memories_status_purged_at_id"), "memories")
     op.drop_index(op.f("ix_memories_deletion_id_purged_at"), "memories")
     op.drop_column("memories", "deletion_id")
     op.drop_column("tenants", "deleted_at")
