@@ -99,6 +99,11 @@ class OrchestratorMetrics:
         self.workers_alive = Gauge(
             "latentbank_workers", "Workers whose announcement has not expired, by kind.", ["kind"], registry=registry
         )
+        self.deletion_oldest_seconds = Gauge(
+            "latentbank_deletion_oldest_seconds",
+            "Age of the oldest deletion that is not attested yet; 0 where all are.",
+            registry=registry,
+        )
         self.garbage_removed = Counter(
             "latentbank_garbage_removed_total", "Objects removed that no row of the truth names.", registry=registry
         )

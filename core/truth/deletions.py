@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from core.errors import NotFound
 from core.ids import new_id
@@ -78,6 +78,13 @@ def not_attested(connection: Connection, after: Deletion | None, limit: int) -> 
         query = query.where((deletions.c.deleted_at > after.deleted_at) | same)
     rows = connection.execute(query.order_by(deletions.c.deleted_at, deletions.c.id).limit(limit))
     return [deletion_of(row) for row in rows]
+
+
+def oldest_seconds(connection: Connection) -> float:
+    """The age of the oldest deletion that is not attested; 0 where all are."""
+    oldest = select(func.min(deletions.c.deleted_at)).where(deletions.c.attested_at.is_(None)).scalar_subquery()
+    row = connection.execute(select(oldest.label("oldest"), now().label("now"))).one()
+    return 0.0 if row.oldest is None else max(0.0, (row.now - row.oldest).total_seconds())
 
 
 def add_memories(connection: Connection, deletion_id: str, count: int) -> None:

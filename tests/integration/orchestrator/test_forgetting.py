@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import update
 
 from core.encryption.data_keys import DataKeys
 from core.encryption.master_keys import MasterKeys
@@ -20,10 +21,13 @@ from core.storage.memory import MemoryStore
 from core.storage.object_store import ObjectInfo, ObjectStore
 from core.truth import deletions, forgetting, jobs, memories, workers
 from core.truth.audit import ADMIN, ORCHESTRATOR, Actor, list_records
+from core.truth.clock import from_now
 from core.truth.database import Database
 from core.truth.records import Deletion, Memory, Tenant
+from core.truth.tables import deletions as table
 from orchestrator.forgetting import Forgetting
 from orchestrator.garbage import GarbageCollector
+from orchestrator.telemetry import Telemetry
 from tests.fixtures.truth import add_tenant, admit
 
 BY = Actor(ADMIN)
@@ -196,3 +200,22 @@ def test_a_memory_in_work_is_neither_purged_nor_drained_until_its_worker_has_sto
     orchestrator(truth, store).run_once()
     assert read(truth, deletion).state == "attested"
     assert not list(store.list(""))
+
+
+def test_the_age_of_the_oldest_deletion_on_its_way_can_be_watched(truth: Database) -> None:
+    store, metrics = MemoryStore(), OrchestratorMetrics(CollectorRegistry())
+    telemetry = Telemetry(truth, metrics)
+
+    def shown() -> float:
+        telemetry.run_once()
+        return float(metrics.deletion_oldest_seconds._value.get())
+
+    memory = remembered(truth, store, add_tenant(truth))
+    assert shown() == 0
+    deletion = delete(truth, memory)
+    with truth.begin() as connection:
+        hour_ago = update(table).where(table.c.id == deletion.id).values(deleted_at=from_now(-3600))
+        connection.execute(hour_ago)
+    assert 3600 <= shown() < 4000
+    orchestrator(truth, store).run_once()
+    assert shown() == 0
