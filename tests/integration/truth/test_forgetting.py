@@ -5,11 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, text
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, func, select, text
 
 from core.errors import BacklogFull, NotFound, Unauthenticated
 from core.ids import new_id
-from core.truth import api_keys, banks, deletions, forgetting, jobs, memories, tenant_keys, tenants, workers
+from core.truth import api_keys, banks, deletions, forgetting, jobs, memories, migrations, tenant_keys, tenants, workers
 from core.truth.audit import ADMIN, Actor, list_records
 from core.truth.database import Database
 from core.truth.records import Deletion, NewRevision, RetrievalRecord, Tenant, TenantKey
@@ -233,6 +235,35 @@ def test_no_table_holds_a_word_of_what_was_purged(truth: Database) -> None:
         kept = memories.get_memory(connection, tenant.id, memory.id)
     assert [event.data["state"] for event in events if event.type == "state"] == ["queued", "running", "succeeded"]
     assert (kept.id, kept.version, kept.adapter_digest) == (memory.id, 1, publication().adapter_digest)
+
+
+def test_what_was_deleted_by_an_earlier_release_is_purged_of_its_texts_too(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    at = "2026-01-01 00:00:00.000000"
+    row = dict.fromkeys(("context_key", "context_sha256", "base_digest"), "")
+    row |= dict.fromkeys(("context_bytes", "context_tokens"), "0")
+    row |= dict.fromkeys(("created_at", "updated_at", "deleted_at", "purged_at"), at)
+    row |= {"id": new_id("mem"), "tenant_id": new_id("tenant"), "collection": "c", "title": PLANTED, "metadata": "{}"}
+    row |= {"kind": "text", "status": "deleted"}
+    values = ", ".join(f":{name}" for name in row)
+    with database.begin() as connection:
+        migrated(connection, "0010")
+        connection.execute(text("INSERT INTO tenants VALUES (:tenant_id, 'old', 1.0, '{}', 0, :created_at)"), row)
+        connection.execute(text(f"INSERT INTO memories ({', '.join(row)}) VALUES ({values})"), row)
+    database.migrate()
+    with database.begin() as connection:
+        (found,) = memories.deleted_unpurged(connection, 10)
+        forgetting.purge_rows(connection, [found.id])
+    assert PLANTED not in everything(database)
+    database.dispose()
+
+
+def migrated(connection: Connection, revision: str) -> None:
+    """The tables as they were at an earlier revision."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def test_sqlite_leaves_nothing_of_it_in_its_files_either(embedded_truth: Database) -> None:
