@@ -50,7 +50,7 @@ def serve(settings: Settings) -> int:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     metrics = InferenceMetrics(registry)
-    worker = Worker(registry, access, settings.limits)
+    worker = Worker(registry, access, limits=settings.limits)
     connections = bounded(HttpToolsProtocol, settings.limits, lambda why: metrics.refused.labels(why).inc())
     admin = _admin(worker, settings)
     database = Database(settings.resolved_database_url)

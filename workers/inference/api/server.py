@@ -40,10 +40,10 @@ class Worker:
 
     registry: CollectorRegistry
     access: Checker
-    limits: LimitSettings = field(default_factory=LimitSettings)
     service: Service | None = None
     engine: Engine | None = None
     pins: Pins | None = None
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     def ready(self) -> tuple[Service, Engine]:
         """Raises `Unavailable` while the base loads, or where the engine has ended."""
