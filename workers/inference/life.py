@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import LatentBankError
-from core.ids import new_id
+from core.internal import PROOF
 from core.logs import get_logger
 from core.metrics import InferenceMetrics
 from core.settings import Settings
@@ -47,7 +47,7 @@ class Life:
         self._database = database
         self._metrics = metrics
         self._fail = fail
-        self.id = new_id("worker")
+        self.id = worker.access.worker_id
         self._sweep: NodeSweep | None = None
         self._announcing = Lock()
         self._left = False
@@ -139,9 +139,10 @@ class Life:
 
     def _url(self) -> str:
         serving = self._settings.serving
-        return serving.advertise_url or f"http://{serving.host}:{serving.port}"
+        scheme = "https" if serving.tls_cert is not None else "http"
+        return serving.advertise_url or f"{scheme}://{serving.host}:{serving.port}"
 
     def _info(self) -> dict[str, Any]:
         assert self._worker.service is not None
         base = self._worker.service.base.description
-        return {"base_digest": base.digest, "name": base.name}
+        return {"base_digest": base.digest, "name": base.name, PROOF: self._worker.access.proof(self._url())}
