@@ -10,6 +10,7 @@ The docstring of a class is the message a user reads unless a better one is give
     │   ├── ContextTooLong      400
     │   └── PromptTooLong       400
     ├── PayloadTooLarge         413
+    ├── RequestTimeout          408
     ├── Unauthenticated         401
     ├── Forbidden               403
     ├── NotFound                404
@@ -88,6 +89,13 @@ class PayloadTooLarge(LatentBankError):
 
     code = "payload_too_large"
     status = 413
+
+
+class RequestTimeout(LatentBankError):
+    """The request did not come in time; send it again, faster."""
+
+    code = "request_timeout"
+    status = 408
 
 
 class Unauthenticated(LatentBankError):

@@ -41,6 +41,13 @@ class GatewayMetrics:
             buckets=_REQUEST_SECONDS,
             registry=registry,
         )
+        self.refused = Counter(
+            "latentbank_gateway_refused_total",
+            "Connections turned away before a route, by the limit: connections, head, slow, stalled, malformed; or "
+            "requests beyond those that may be under way (requests).",
+            ["why"],
+            registry=registry,
+        )
         self.admitted = Counter(
             "latentbank_memories_admitted_total",
             "Contexts offered as memories, by what became of the offer.",
@@ -150,6 +157,12 @@ class InferenceMetrics:
     """What the inference worker counts: vLLM's names where vLLM has them, then ours."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.refused = Counter(
+            "latentbank_inference_refused_total",
+            "Connections turned away before a route, by the limit: connections, head, slow, stalled, malformed.",
+            ["why"],
+            registry=registry,
+        )
         self.requests_running = Gauge(
             "vllm:num_requests_running", "Requests whose rows are being generated.", registry=registry
         )

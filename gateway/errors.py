@@ -12,7 +12,7 @@ from sqlalchemy import exc as database_errors
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from core.errors import BacklogFull, LatentBankError, Unavailable
+from core.errors import BacklogFull, LatentBankError, Overloaded, Unavailable
 from core.logs import get_logger
 
 RETRY_AFTER_SECONDS = 5
@@ -63,12 +63,15 @@ def install_errors(app: FastAPI) -> None:
 
 
 def _headers_of(problem: LatentBankError) -> dict[str, str]:
-    if isinstance(problem, BacklogFull):
+    if isinstance(problem, BacklogFull | Overloaded):
         return {"Retry-After": str(problem.retry_after_seconds)}
     if problem.status == 503:
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}
     if problem.status == 401:
         return {"WWW-Authenticate": "Bearer"}
+    if problem.status == 408:
+        # The rest of the body is not waited for.
+        return {"Connection": "close"}
     return {}
 
 

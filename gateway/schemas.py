@@ -85,12 +85,17 @@ class NewTenant(Input):
     """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """What is left out stays as it is."""
+    schema.pop("default", None)
+
+
 class TenantChange(Input):
     """What may change of a tenant; what is left out stays."""
 
     false_activation: Rate | None = None
     """How often the gate may let a memory speak that should not; null: the workers' default."""
-    fallback: Fallback | None = None
+    fallback: Annotated[Fallback, Field(json_schema_extra=_without_default)] = "none"
     """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
 
     @model_validator(mode="after")

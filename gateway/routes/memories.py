@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import LatentBankError
+from core.http.bodies import read_json
 from core.logs import bind
 from core.truth.audit import Actor
 from core.truth.deletions import get_deletion
@@ -19,7 +20,6 @@ from core.truth.jobs import newest_jobs
 from core.truth.memories import delete_memory, get_memory, list_memories
 from core.truth.records import Tenant
 from gateway.auth import AdminTenant, IngestTenant, ReadTenant, actor_of
-from gateway.bodies import read_json
 from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
 from gateway.revising import revise_memory
@@ -53,7 +53,7 @@ TOMBSTONE_SECONDS = 10.0
     "/v1/memories",
     status_code=202,
     response_model=MemoryObject,
-    responses=errors(400, 401, 403, 409, 413, 429, 503),
+    responses=errors(400, 401, 403, 408, 409, 413, 429, 503),
     openapi_extra=takes(NewMemory),
 )
 async def remember(
@@ -61,7 +61,7 @@ async def remember(
 ) -> MemoryObject:
     """Takes a context in; a job distils it. The answer names both."""
     with _counted(parts):
-        offer, _ = await read_json(request, NewMemory, parts.settings.limits.body_bytes)
+        offer, _ = await read_json(request, NewMemory, parts.settings.limits)
         # One thread from the checks to the commit: a client that leaves can't leave half of it behind.
         admission = await run_in_threadpool(_take_in, parts, tenant, actor_of(request), offer, idempotency_key)
     return _answer(parts, admission, response)
@@ -71,7 +71,7 @@ async def remember(
     "/v1/memories/{memory_id}",
     status_code=202,
     response_model=MemoryObject,
-    responses=errors(400, 401, 403, 404, 409, 413, 429, 503),
+    responses=errors(400, 401, 403, 404, 408, 409, 413, 429, 503),
     openapi_extra=takes(MemoryUpdate),
 )
 async def remember_anew(
@@ -87,7 +87,7 @@ async def remember_anew(
     A 409 where the memory is deleted, or a job of it has not ended yet.
     """
     with _counted(parts):
-        update, _ = await read_json(request, MemoryUpdate, parts.settings.limits.body_bytes)
+        update, _ = await read_json(request, MemoryUpdate, parts.settings.limits)
         known = known_id("mem", memory_id)
         admission = await run_in_threadpool(_revise, parts, tenant, actor_of(request), known, update, idempotency_key)
     return _answer(parts, admission, response)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.encryption.data_keys import DataKeys
 from core.encryption.sealed_store import open_sealed_store
 from core.errors import LatentBankError
-from core.ids import new_id
+from core.internal import PROOF
 from core.logs import get_logger
 from core.metrics import InferenceMetrics
 from core.settings import Settings
@@ -51,7 +51,7 @@ class Life:
         self._database = database
         self._metrics = metrics
         self._fail = fail
-        self.id = new_id("worker")
+        self.id = worker.access.worker_id
         self._sweep: NodeSweep | None = None
         self._following: Following | None = None
         self._keys: DataKeys | None = None
@@ -163,11 +163,13 @@ class Life:
 
     def _url(self) -> str:
         serving = self._settings.serving
-        return serving.advertise_url or f"http://{serving.host}:{serving.port}"
+        scheme = "https" if serving.tls_cert is not None else "http"
+        return serving.advertise_url or f"{scheme}://{serving.host}:{serving.port}"
 
     def _info(self) -> dict[str, Any]:
         assert self._worker.service is not None
         base = self._worker.service.base.description
         until = self._following.until if self._following is not None else None
         followed = {} if until is None else {"followed": until.isoformat()}
-        return {"base_digest": base.digest, "name": base.name, **followed}
+        proof = {PROOF: self._worker.access.proof(self._url())}
+        return {"base_digest": base.digest, "name": base.name, **followed, **proof}
