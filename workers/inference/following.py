@@ -1,7 +1,8 @@
 """How far this worker has followed the truth: what it announces, so that deletions can be attested.
 
-A pass takes out of every tier what is deleted. But a question under way may still use it, or bring it back. So a pass
-counts once another one was done that began when every question from before the first had ended.
+A pass takes out of every tier what is deleted. But a question that was under way when it began may still use that, or
+bring it back. So it counts at once where there was none, as in a worker that has just started, and else when another
+pass was done that began after all of those had ended.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Following:
 
     def end(self, this: Pass) -> None:
         """The pass was done, and left nothing that it found."""
+        if len(self._passes) < _MOST_PASSES:
+            self._passes.append(this)
         if not self._letting_go():
             while self._passes and (this.oldest is None or self._passes[0].began < this.oldest):
                 self.until = self._passes.popleft().at
-        if len(self._passes) < _MOST_PASSES:
-            self._passes.append(this)
