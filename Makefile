@@ -1,11 +1,13 @@
 ## make demo    installs everything into .venv and runs the main job on the embedded stack; JSON=PATH writes its results
 ## make test    installs what the tests need and runs all of them
+## make test-api-long  the whole API with EXAMPLES requests of every kind, from a seed that is printed
 ## make bench-distill  our trainer against the plain loop, in turn; LIMIT documents (ONLY ids), ROUNDS rounds; build/bench/distill.json
 ## make bench-serve    the engine against itself, transformers and PEFT; SERVE_ROUNDS rounds; build/bench/serve.json
 ## make bench-growth   how the engine's figures grow with rows, prefix, rank, slots, candidates; build/bench/serve-growth.json
 ## make bench-fleet    routing among 10^3 workers, simulated with the gateway's own policy; about two minutes; build/bench/fleet.json
 ## make bench-retrieval  searching among 10^4 and 10^5 memories of one tenant; build/bench/retrieval.json
-## make check   format, lint, types, import rules, fast tests
+## make bench-sealing  what encryption costs the load of an adapter; build/bench/sealing.json
+## make check   format, lint, types, import rules, bandit, known vulnerabilities, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
 VENV   := .venv
@@ -18,10 +20,11 @@ LIMIT  ?= 4
 ROUNDS ?= 1
 ONLY   ?=
 SERVE_ROUNDS ?= 3
+EXAMPLES ?= 1000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-growth bench-fleet bench-retrieval check lock clean
+.PHONY: help install install-dev servers demo test test-api-long bench-distill bench-serve bench-growth bench-fleet bench-retrieval bench-sealing check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -32,6 +35,10 @@ install-dev: $(STAMPS)/install-dev
 
 demo: $(STAMPS)/install
 	$(BIN)/latentbank demo --install-seconds "$$(cat $(STAMPS)/install)" $(if $(JSON),--json "$(JSON)")
+
+test-api-long: $(STAMPS)/install-dev
+	LATENTBANK_API_EXAMPLES=$(EXAMPLES) LATENTBANK_API_SEED=$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ') \
+	$(BIN)/python -m pytest -rA --tb=short tests/integration/gateway/test_any_request.py tests/integration/inference/test_any_question.py
 
 test: $(STAMPS)/install-dev servers
 	$(BIN)/python -m pytest
@@ -51,11 +58,16 @@ bench-fleet: $(STAMPS)/install-dev
 bench-retrieval: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.retrieval --json build/bench/retrieval.json
 
+bench-sealing: $(STAMPS)/install-dev
+	$(BIN)/python -m tests.benchmarks.sealing --json build/bench/sealing.json
+
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r core gateway orchestrator workers infra
+	$(BIN)/python infra/audit.py
 	$(BIN)/python -m pytest tests/unit -q -m "not slow"
 
 servers:

@@ -27,10 +27,12 @@ _SECRET_NAMES = frozenset(
         "messages",
         "context",
         "admin_key",
-        "previous_admin_key",
+        "admin_key_also",
         "internal_token",
         "password",
         "access_key",
+        "master_key",
+        "old_master_keys",
     }
 )
 _SECRET_VALUES = re.compile(r"\blb_[A-Za-z0-9_-]{16,}|(?<=Bearer )\S+")

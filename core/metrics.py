@@ -41,6 +41,13 @@ class GatewayMetrics:
             buckets=_REQUEST_SECONDS,
             registry=registry,
         )
+        self.refused = Counter(
+            "latentbank_gateway_refused_total",
+            "Connections turned away before a route, by the limit: connections, head, slow, stalled, malformed; or "
+            "requests beyond those that may be under way (requests).",
+            ["why"],
+            registry=registry,
+        )
         self.admitted = Counter(
             "latentbank_memories_admitted_total",
             "Contexts offered as memories, by what became of the offer.",
@@ -99,6 +106,11 @@ class OrchestratorMetrics:
         self.workers_alive = Gauge(
             "latentbank_workers", "Workers whose announcement has not expired, by kind.", ["kind"], registry=registry
         )
+        self.deletion_oldest_seconds = Gauge(
+            "latentbank_deletion_oldest_seconds",
+            "Age of the oldest deletion that is not attested yet; 0 where all are.",
+            registry=registry,
+        )
         self.garbage_removed = Counter(
             "latentbank_garbage_removed_total", "Objects removed that no row of the truth names.", registry=registry
         )
@@ -145,6 +157,12 @@ class InferenceMetrics:
     """What the inference worker counts: vLLM's names where vLLM has them, then ours."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.refused = Counter(
+            "latentbank_inference_refused_total",
+            "Connections turned away before a route, by the limit: connections, head, slow, stalled, malformed.",
+            ["why"],
+            registry=registry,
+        )
         self.requests_running = Gauge(
             "vllm:num_requests_running", "Requests whose rows are being generated.", registry=registry
         )

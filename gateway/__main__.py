@@ -8,8 +8,10 @@ from types import FrameType
 
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from core.errors import LatentBankError
+from core.http.connections import bounded
 from core.logs import configure_logs, get_logger
 from core.settings import Settings
 from gateway.app import create_app
@@ -54,8 +56,12 @@ def main() -> int:
 
 
 def server_config(settings: Settings, services: Services) -> uvicorn.Config:
+    limits = settings.limits
     return uvicorn.Config(
         create_app(services),
+        http=bounded(HttpToolsProtocol, limits, lambda why: services.metrics.refused.labels(why).inc()),
+        ws="none",
+        timeout_keep_alive=limits.idle_seconds,
         host=settings.gateway.host,
         port=settings.gateway.port,
         log_config=None,

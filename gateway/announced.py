@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 
-from core.truth.database import Database
 from core.truth.records import WorkerRecord
-from core.truth.workers import alive
 
 
 class Announced:
     """Thread-safe. A list is used for `seconds` (0: once), an empty one only once, so that the first worker is seen."""
 
-    def __init__(self, database: Database, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._database = database
+    def __init__(
+        self,
+        read: Callable[[], Iterable[WorkerRecord]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
         self._seconds = seconds
         self._clock = clock
         self._workers: Mapping[str, WorkerRecord] = {}
@@ -30,7 +33,7 @@ class Announced:
                 # The time before the reading: what is announced meanwhile must not seem to have been seen.
                 self._read_at = self._clock()
                 try:
-                    self._workers = self._alive()
+                    self._workers = {worker.id: worker for worker in self._read()}
                 except BaseException:
                     self._read_at = None
                     raise
@@ -39,7 +42,3 @@ class Announced:
     def doubt(self) -> None:
         """A worker of the list did not answer: the next question reads it anew. Never waits."""
         self._read_at = None
-
-    def _alive(self) -> dict[str, WorkerRecord]:
-        with self._database.read() as connection:
-            return {worker.id: worker for worker in alive(connection, "inference")}

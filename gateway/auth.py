@@ -60,7 +60,7 @@ def admin(
     if credentials is None:
         raise Unauthenticated
     settings = parts.settings
-    if is_one_of(credentials.credentials, settings.admin_key, settings.previous_admin_key):
+    if is_one_of(credentials.credentials, settings.admin_key, settings.admin_key_also):
         request.state.actor = Actor(ADMIN, request.state.request_id)
         return
     with parts.database.read() as connection:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import IdempotencyConflict, LatentBankError, NotFound
+from core.http.bodies import invalid
 from core.settings import LimitSettings, RecipeSettings
 from core.storage.object_store import ObjectStore
 from core.truth.audit import Actor
@@ -17,7 +18,6 @@ from core.truth.database import Database
 from core.truth.memories import admit_many, find_offered, get_memory
 from core.truth.records import Job, Memory, Offer
 from gateway.base_model import BaseModel
-from gateway.bodies import invalid
 from gateway.intake import Admission, Context, check_context, default_quotas, record_of, remove_object, store_object
 from gateway.schemas import BatchMemory
 

@@ -73,6 +73,9 @@ def _headers_of(problem: LatentBankError) -> dict[str, str]:
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}
     if problem.status == 401:
         return {"WWW-Authenticate": "Bearer"}
+    if problem.status == 408:
+        # The rest of the body is not waited for.
+        return {"Connection": "close"}
     return {}
 
 
@@ -84,7 +87,7 @@ async def _on_latentbank_error(_request: Request, problem: Exception) -> Respons
 
 
 async def _on_invalid_parameter(_request: Request, problem: Exception) -> Response:
-    """Path, query and header parameters; bodies are read and checked by `gateway.bodies`."""
+    """Path, query and header parameters; bodies are read and checked by `core.http.bodies`."""
     assert isinstance(problem, RequestValidationError)
     first = problem.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:]) or None

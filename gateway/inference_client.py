@@ -1,6 +1,7 @@
 """Passes a tenant's question on to an inference worker, and its answer back, streamed or whole.
 
-The worker trusts the gateway (internal token) about who the tenant is; the tenant's own key stays here.
+The worker trusts the gateway about who the tenant is, by a signature for this worker and this request; the tenant's own
+key stays here, and so does the token that signs.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
@@ -23,6 +25,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from core.errors import Unavailable
+from core.internal import INTERNAL_HEADER, TENANT_HEADER
 from core.logs import get_logger
 from core.metrics import GatewayMetrics
 from core.truth.database import Database
@@ -33,13 +36,10 @@ from gateway.errors import error_body, error_response
 from gateway.fleet import Fleet
 from gateway.holdings import Keys
 from gateway.placement import preferred
-from gateway.residency_poll import INTERNAL_HEADER
+from gateway.signing import Sign
 
-TENANT_HEADER = "X-LatentBank-Tenant"
 MAX_WORKERS_TRIED = 3
 
-# A whole answer may take as long as its generation; a worker that is gone shows within the connect time.
-_TIMEOUT = httpx.Timeout(connect=2.0, read=600.0, write=30.0, pool=5.0)
 _LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=5.0)
 _RELAYED_HEADERS = ("content-type", "cache-control", "retry-after")
 _log = get_logger(__name__)
@@ -47,8 +47,10 @@ _EVENT_END = re.compile(rb"\r?\n\r?\n")
 T = TypeVar("T")
 
 
-def open_http() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=_TIMEOUT, limits=_LIMITS, trust_env=False)
+def open_http(answer_seconds: float, verify: ssl.SSLContext) -> httpx.AsyncClient:
+    # A whole answer may take as long as its generation; a worker that is gone shows within the connect time.
+    timeout = httpx.Timeout(connect=2.0, read=answer_seconds, write=30.0, pool=5.0)
+    return httpx.AsyncClient(timeout=timeout, limits=_LIMITS, trust_env=False, verify=verify)
 
 
 class InferenceClient:
@@ -58,13 +60,15 @@ class InferenceClient:
         self,
         http: httpx.AsyncClient,
         database: Database,
-        internal_token: str | None,
+        sign: Sign,
+        answer_seconds: float,
         announced: Announced,
         fleet: Fleet,
         metrics: GatewayMetrics,
     ) -> None:
         self._http = http
-        self._token = internal_token
+        self._sign = sign
+        self._answer_seconds = answer_seconds
         self._announced = announced
         self._fleet = fleet
         self._metrics = metrics
@@ -86,21 +90,25 @@ class InferenceClient:
         best = islice(preferred(tenant.id, workers, self._in_flight, known), MAX_WORKERS_TRIED)
         headers = self._headers(request, tenant)
         answering = self._first_answer(best, known.coverage, request.method, path, headers, body)
-        return await _unless_gone(request, answering)
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                return await _unless_gone(request, answering)
+        except TimeoutError:
+            self._metrics.unrouted.labels("no_answer").inc()
+            raise Unavailable("No inference worker answered in time; try again.") from None
 
     def _look_up(self, tenant: Tenant) -> tuple[Mapping[str, WorkerRecord], Keys]:
         """The workers that are announced, by id, and the tenant's bank."""
         return self._announced.workers(), self._banks.keys(tenant)
 
     def _headers(self, request: Request, tenant: Tenant) -> dict[str, str]:
-        headers = {
+        return {
             TENANT_HEADER: tenant.id,
             "X-Request-Id": request.state.request_id,
             "Accept": request.headers.get("accept", "*/*"),
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
         }
-        return {**headers, INTERNAL_HEADER: self._token} if self._token else headers
 
     async def _first_answer(
         self,
@@ -114,7 +122,8 @@ class InferenceClient:
         attempts = self._metrics.attempts
         busy: Response | None = None
         for worker in workers:
-            upstream = self._http.build_request(method, worker.url.rstrip("/") + path, headers=headers, content=body)
+            signed = {**headers, INTERNAL_HEADER: self._sign(worker.id, headers[TENANT_HEADER], method, path, body)}
+            upstream = self._http.build_request(method, worker.url.rstrip("/") + path, headers=signed, content=body)
             try:
                 answer = await self._answer_of(worker, upstream)
             except httpx.TransportError as problem:
@@ -204,7 +213,7 @@ def _why(worker_id: str, coverage: Mapping[str, float]) -> str:
 def _whole(upstream: httpx.Response, worker: WorkerRecord) -> Response:
     status = upstream.status_code
     if status in (401, 403):
-        _log.error("inference worker refuses this gateway; compare their internal tokens", worker_id=worker.id)
+        _log.error("inference worker refuses this gateway; compare internal tokens and clocks", worker_id=worker.id)
         return error_response(503, Unavailable.code, "The inference worker is not set up for this gateway.")
     if status >= 400 and not _is_error(upstream):
         _log.error("inference worker answered in no known shape", worker_id=worker.id, status=status)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,6 +68,7 @@ def check_context(offer: NewMemory, limits: LimitSettings, base: BaseModel) -> C
     """Raises `InvalidRequest` (title, metadata), `EmptyContext` or `ContextTooLong`."""
     _check_title(offer.title, limits)
     _check_metadata(offer.metadata, limits)
+    check_messages(offer.messages, limits)
     kind: Literal["text", "chat"] = "chat" if offer.messages is not None else "text"
     source = _source(offer)
     return Context(
@@ -164,6 +165,12 @@ def estimated_seconds(tokens: int, recipe: RecipeSettings) -> float:
     return 30.0 + recipe.steps * (1.0 + tokens / 500.0)
 
 
+def check_messages(messages: Sized | None, limits: LimitSettings) -> None:
+    """Raises `InvalidRequest` where there are too many."""
+    if messages is not None and len(messages) > limits.messages:
+        raise InvalidRequest(f"There are more than {limits.messages} messages.", param="messages")
+
+
 def _check_title(title: str, limits: LimitSettings) -> None:
     if not title.strip():
         raise InvalidRequest("A memory needs a title.", param="title")
@@ -172,6 +179,10 @@ def _check_title(title: str, limits: LimitSettings) -> None:
 
 
 def _check_metadata(metadata: dict[str, Any], limits: LimitSettings) -> None:
+    depth, keys = _extent(metadata)
+    if depth > limits.metadata_depth or keys > limits.metadata_keys:
+        most = f"{limits.metadata_depth} levels or has more than {limits.metadata_keys} keys"
+        raise InvalidRequest(f"The metadata is nested deeper than {most}.", param="metadata")
     try:
         size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
     except ValueError:
@@ -181,6 +192,15 @@ def _check_metadata(metadata: dict[str, Any], limits: LimitSettings) -> None:
         raise InvalidRequest(f"The metadata is larger than {limits.metadata_bytes} bytes.", param="metadata")
     if _has_nul(metadata):
         raise InvalidRequest("The metadata has a NUL character, which no database keeps.", param="metadata")
+
+
+def _extent(value: Any) -> tuple[int, int]:
+    """Levels, and keys on all of them."""
+    if not isinstance(value, dict | list):
+        return 0, 0
+    inner = [_extent(part) for part in (value.values() if isinstance(value, dict) else value)]
+    keys = len(value) if isinstance(value, dict) else 0
+    return 1 + max((depth for depth, _ in inner), default=0), keys + sum(count for _, count in inner)
 
 
 def _has_nul(value: Any) -> bool:

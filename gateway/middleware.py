@@ -1,4 +1,4 @@
-"""Around every request: its id, its line in the log, its metrics, and a 500 for what nobody caught."""
+"""Around every request: its id, whether there is room, its line in the log, its metrics, a 500 for the rest."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from core.errors import Unavailable
 from core.ids import new_id
 from core.logs import bind, get_logger
 from core.metrics import GatewayMetrics
-from gateway.errors import internal_error
+from gateway.errors import answer_to, internal_error
 
 CLIENT_GONE = 499
 """nginx's status of a request whose client left before the answer; only logs and metrics see it."""
@@ -27,9 +28,11 @@ _log = get_logger(__name__)
 class RequestScope:
     """Pure ASGI, so that streams pass through untouched and contextvars reach the routes."""
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, most_requests: int) -> None:
         self._app = app
         self._metrics = metrics
+        self._most = most_requests
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,9 +51,10 @@ class RequestScope:
             await send(message)
 
         started = time.perf_counter()
+        self._under_way += 1
         with bind(request_id=request_id):
             try:
-                await self._app(scope, receive, send_with_id)
+                await self._answer(scope, receive, send_with_id)
             except ClientDisconnect:
                 pass
             except Exception as problem:
@@ -60,7 +64,16 @@ class RequestScope:
                     raise _Broken from problem
                 await internal_error()(scope, receive, send_with_id)
             finally:
+                self._under_way -= 1
                 self._record(scope, status, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Probes and scrapes are let in: a crowd is no reason to be taken for dead.
+        if self._under_way > self._most and scope["path"] not in _QUIET:
+            self._metrics.refused.labels("requests").inc()
+            await answer_to(Unavailable("Too many requests are under way here; try again."))(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

@@ -51,6 +51,7 @@ _ERRORS = {
     401: "No valid API key.",
     403: "This key may not do that: it lacks the scope that the operation names, or is not the admin's.",
     404: "There is nothing with that id.",
+    408: "The body did not come in time.",
     409: "That contradicts the present state.",
     413: "The body is too large.",
     429: "Too many jobs or questions are waiting; `Retry-After` says when to come back.",
@@ -97,6 +98,8 @@ def _document(app: FastAPI, limits: LimitSettings) -> Document:
     # Each is checked by itself, so that the model does not say what it has to be.
     batch |= {"items": answers(BatchMemory), "maxItems": limits.batch_memories}
     schemas["MemoryUpdate"]["properties"]["title"]["anyOf"][0]["maxLength"] = limits.title_chars
+    for name in ("NewMemory", "MemoryUpdate", "ChatQuestion"):
+        schemas[name]["properties"]["messages"]["maxItems"] = limits.messages
     _drop_unused_validation_error(document)
     _say_scopes(document)
     return document

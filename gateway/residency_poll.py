@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx
@@ -12,16 +13,15 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from core.internal import INTERNAL_HEADER
 from core.logs import get_logger
 from core.metrics import GatewayMetrics
 from core.residency import RESIDENCY_PATH, ResidencyReport
-from core.truth.database import Database
 from core.truth.records import WorkerRecord
-from core.truth.workers import alive
 from gateway.fleet import Fleet
 from gateway.holdings import Holdings
+from gateway.signing import Sign
 
-INTERNAL_HEADER = "X-LatentBank-Internal"
 MISSED_POLLS = 3
 """After so many polls without an answer a report is too old."""
 
@@ -38,15 +38,18 @@ class ResidencyPoll:
 
     def __init__(
         self,
-        database: Database,
+        workers: Callable[[], list[WorkerRecord]],
         fleet: Fleet,
-        internal_token: str | None,
+        sign: Sign,
         seconds: float,
         metrics: GatewayMetrics,
+        verify: ssl.SSLContext,
     ) -> None:
-        self._database = database
+        """`workers` reads the truth; `sign` makes the header for a worker by its id, method, path and body."""
+        self._workers = workers
         self._fleet = fleet
-        self._headers = {INTERNAL_HEADER: internal_token} if internal_token else {}
+        self._sign = sign
+        self._verify = verify
         self._seconds = seconds
         self._polls = metrics.residency_polls
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -54,7 +57,7 @@ class ResidencyPoll:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS, trust_env=False, verify=self._verify) as http:
             try:
                 while True:
                     await self._try_round(http)
@@ -73,7 +76,7 @@ class ResidencyPoll:
             _log.exception("a round of reports failed; the next may not")
 
     async def _round(self, http: httpx.AsyncClient) -> None:
-        workers = await run_in_threadpool(self._alive)
+        workers = await run_in_threadpool(self._workers)
         self._fleet.keep({worker.id for worker in workers})
         for worker in workers:
             if worker.id not in self._asking:
@@ -82,10 +85,6 @@ class ResidencyPoll:
             # Who takes longer is heard in a later round.
             await asyncio.wait(list(self._asking.values()), timeout=_PATIENCE * self._seconds)
         self._fleet.holdings = await run_in_threadpool(Holdings, self._fleet.fresh(time.monotonic()))
-
-    def _alive(self) -> list[WorkerRecord]:
-        with self._database.read() as connection:
-            return alive(connection, "inference")
 
     async def _ask(self, http: httpx.AsyncClient, worker: WorkerRecord) -> None:
         try:
@@ -96,7 +95,8 @@ class ResidencyPoll:
 
     async def _hear(self, http: httpx.AsyncClient, worker: WorkerRecord) -> None:
         try:
-            answer = await http.get(worker.url.rstrip("/") + RESIDENCY_PATH, headers=self._headers)
+            headers = {INTERNAL_HEADER: self._sign(worker.id, "", "GET", RESIDENCY_PATH, None)}
+            answer = await http.get(worker.url.rstrip("/") + RESIDENCY_PATH, headers=headers)
         except httpx.TransportError as problem:
             _log.debug("inference worker did not report", worker_id=worker.id, reason=repr(problem))
             self._polls.labels("unreachable").inc()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from core.truth.api_keys import SCOPES, Scope
-from core.truth.records import Fallback
+from core.truth.records import DeletionKind, DeletionState, Fallback
 
 # No control characters, and something that is no space.
 Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
@@ -100,12 +100,17 @@ class NewTenant(Input):
     """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """What is left out stays as it is."""
+    schema.pop("default", None)
+
+
 class TenantChange(Input):
     """What may change of a tenant; what is left out stays."""
 
     false_activation: Rate | None = None
     """How often the gate may let a memory speak that should not; null: the workers' default."""
-    fallback: Fallback | None = None
+    fallback: Annotated[Fallback, Field(json_schema_extra=_without_default)] = "none"
     """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
 
     @model_validator(mode="after")
@@ -234,6 +239,7 @@ class MemoryObject(BaseModel):
     updated_at: int
     deleted_at: int | None
     purged_at: int | None
+    deletion_id: str | None
     job_id: str | None
 
 
@@ -270,6 +276,31 @@ class MemoryDeleted(BaseModel):
     deleted: Literal[True] = True
     deleted_at: int
     purged_at: int | None
+    deletion_id: str | None
+    """Says how far the memory is forgotten; null for one that an earlier release deleted."""
+
+
+class DeletionObject(BaseModel):
+    """How far a memory, a collection or a tenant is forgotten; each step has its time, in Unix seconds.
+
+    `tombstoned_at`: no query sees any of it from then on. `drained_at`: no worker that was heard of holds any of it,
+    and the requests that used it have ended. `purged_at`: no object and no text in a row is left. `attested_at`: all of
+    that.
+    """
+
+    id: str
+    object: Literal["deletion"] = "deletion"
+    kind: DeletionKind
+    target: str
+    """The memory's id, `sha256:` and the digest of the collection's name, or the tenant's id."""
+    state: DeletionState
+    memories: int
+    """How many it has taken so far."""
+    deleted_at: int
+    tombstoned_at: int | None
+    drained_at: int | None
+    purged_at: int | None
+    attested_at: int | None
 
 
 class JobError(BaseModel):

@@ -11,16 +11,20 @@ from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
 from core.base_model.prepare import ensure_prepared
+from core.encryption.sealed_store import open_sealed_store
+from core.internal import secrets_of
 from core.metrics import GatewayMetrics
 from core.settings import Settings
 from core.storage.object_store import ObjectStore
-from core.storage.opening import open_store
 from core.truth.database import Database
 from gateway.announced import Announced
 from gateway.base_model import BasePreparation
 from gateway.fleet import Fleet
 from gateway.inference_client import InferenceClient, open_http
 from gateway.residency_poll import MISSED_POLLS, ResidencyPoll
+from gateway.signing import signing, workers_tls
+from gateway.sse import EventStreams
+from gateway.trusted import Trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +41,46 @@ class Services:
     registry: CollectorRegistry
     metrics: GatewayMetrics
     stopping: Event
+    trusted: Trusted
+    event_streams: EventStreams
 
 
 def open_services(settings: Settings) -> Services:
     """Opens everything; reaches the database (migrations), and starts preparing the base model in a thread."""
     database = Database(settings.resolved_database_url)
     database.migrate()
+    store = open_sealed_store(settings, database)
     base = BasePreparation(lambda: ensure_prepared(settings.base_model, settings.base_dir))
     base.start()
     registry = CollectorRegistry()
-    http = open_http()
-    token = settings.internal_token.get_secret_value() if settings.internal_token else None
+    shared = secrets_of(settings)
+    sign, verify = signing(shared), workers_tls(settings.gateway.worker_ca)
+    answer_seconds = settings.gateway.answer_seconds
+    http = open_http(answer_seconds, verify)
     poll_seconds = settings.gateway.residency_poll_seconds
     fleet = Fleet(max_age=MISSED_POLLS * poll_seconds)
-    announced = Announced(database, settings.gateway.worker_list_seconds)
+    trusted = Trusted(database, shared)
+    announced = Announced(trusted.workers, settings.gateway.worker_list_seconds)
     metrics = GatewayMetrics(registry)
+    stopping = Event()
     return Services(
         settings=settings,
         database=database,
-        store=open_store(settings),
+        store=store,
         base=base,
-        inference=InferenceClient(http, database, token, announced, fleet, metrics),
-        residency=ResidencyPoll(database, fleet, token, poll_seconds, metrics),
+        inference=InferenceClient(http, database, sign, answer_seconds, announced, fleet, metrics),
+        residency=ResidencyPoll(trusted.workers, fleet, sign, poll_seconds, metrics, verify),
         http=http,
         registry=registry,
         metrics=metrics,
-        stopping=Event(),
+        stopping=stopping,
+        trusted=trusted,
+        event_streams=EventStreams(
+            settings.limits.event_streams,
+            settings.limits.event_stream_seconds,
+            settings.gateway.event_poll_seconds,
+            stopping,
+        ),
     )
 
 

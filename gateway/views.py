@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from core.errors import LatentBankError
-from core.truth.records import ApiKey, AuditRecord, Job, JobEvent, Memory, Tenant
+from core.truth.records import ApiKey, AuditRecord, Deletion, Job, JobEvent, Memory, Tenant
 from gateway.errors import told
 from gateway.intake import Admission
 from gateway.schemas import (
@@ -16,6 +16,7 @@ from gateway.schemas import (
     AuditSubject,
     BatchError,
     BatchOutcome,
+    DeletionObject,
     Item,
     JobError,
     JobEventObject,
@@ -50,6 +51,7 @@ def memory_object(memory: Memory, job_id: str | None) -> MemoryObject:
         updated_at=seconds(memory.updated_at),
         deleted_at=_seconds_or_none(memory.deleted_at),
         purged_at=_seconds_or_none(memory.purged_at),
+        deletion_id=memory.deletion_id,
         job_id=job_id,
     )
 
@@ -67,6 +69,22 @@ def memory_deleted(memory: Memory) -> MemoryDeleted:
         id=memory.id,
         deleted_at=seconds(memory.deleted_at or memory.updated_at),
         purged_at=_seconds_or_none(memory.purged_at),
+        deletion_id=memory.deletion_id,
+    )
+
+
+def deletion_object(deletion: Deletion) -> DeletionObject:
+    return DeletionObject(
+        id=deletion.id,
+        kind=deletion.kind,
+        target=deletion.target,
+        state=deletion.state,
+        memories=deletion.memories,
+        deleted_at=seconds(deletion.deleted_at),
+        tombstoned_at=_seconds_or_none(deletion.tombstoned_at),
+        drained_at=_seconds_or_none(deletion.drained_at),
+        purged_at=_seconds_or_none(deletion.purged_at),
+        attested_at=_seconds_or_none(deletion.attested_at),
     )
 
 

@@ -8,6 +8,8 @@ from threading import Event
 
 from prometheus_client import CollectorRegistry
 
+from core.encryption.master_keys import open_master_keys
+from core.errors import LatentBankError
 from core.logs import configure_logs, get_logger
 from core.metrics import OrchestratorMetrics, serve_metrics
 from core.settings import Settings
@@ -15,10 +17,12 @@ from core.storage.opening import open_store
 from core.truth.database import Database
 from orchestrator.celery_app import CeleryDoorbells, create_app
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.forgetting import Forgetting
 from orchestrator.garbage import GarbageCollector
 from orchestrator.periodic import Periodic
 from orchestrator.reaper import Reaper
 from orchestrator.recounting import Recounting
+from orchestrator.rewrapping import Rewrapping
 from orchestrator.telemetry import Telemetry
 
 _RECOUNT_SECONDS = 60.0
@@ -34,16 +38,20 @@ def run(settings: Settings, stop: Event) -> int:
     database = Database(settings.resolved_database_url)
     database.migrate()
     doorbells = CeleryDoorbells(create_app(settings))
-    garbage = GarbageCollector(database, open_store(settings), settings.jobs, metrics)
+    store = open_store(settings)
+    garbage = GarbageCollector(database, store, settings.jobs, metrics)
+    forgetting = Forgetting(database, store, garbage, stop.is_set)
+    rewrapping = Rewrapping(database, open_master_keys(settings))
     pace = settings.jobs
     duties = [
         Periodic(
             "dispatch", pace.dispatch_interval_seconds, Dispatcher(database, doorbells, pace, metrics).run_once, stop
         ),
         Periodic("reap", pace.reap_interval_seconds, Reaper(database, pace, metrics).run_once, stop),
-        Periodic("purge", pace.reap_interval_seconds, garbage.purge_deleted, stop),
+        Periodic("forget", pace.reap_interval_seconds, forgetting.run_once, stop),
         Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
         Periodic("recount", _RECOUNT_SECONDS, Recounting(database).run_once, stop),
+        Periodic("rewrap", pace.garbage_interval_seconds, rewrapping.run_once, stop),
         Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),
     ]
     server = serve_metrics(settings.orchestrator.metrics_port, settings.orchestrator.host, registry)
@@ -65,7 +73,11 @@ def main() -> int:
     stop = Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.set())
-    return run(settings, stop)
+    try:
+        return run(settings, stop)
+    except LatentBankError as problem:
+        get_logger("orchestrator").error("the orchestrator can't start", code=problem.code, reason=problem.message)
+        return 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ again right before the deletion. Keys that LatentBank did not make are left alon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import islice
 
@@ -17,11 +18,13 @@ from core.metrics import OrchestratorMetrics
 from core.settings import JobSettings
 from core.storage.keys import ROOT, memory_prefix, owner_of
 from core.storage.object_store import ObjectInfo, ObjectStore
-from core.truth import memories
+from core.truth import forgetting, memories
 from core.truth.database import Database
 from core.truth.records import Memory
 
 _BATCH = 500
+_PURGES = 8
+"""Memories whose objects are removed at once: a store far away is waited for, not worked for."""
 
 _log = get_logger(__name__)
 
@@ -37,11 +40,30 @@ class GarbageCollector:
         self._margin = timedelta(seconds=settings.garbage_margin_seconds)
         self._metrics = metrics
 
-    def purge_deleted(self) -> list[str]:
-        """Removes all objects of deleted memories that no open job writes for; returns the memories now purged."""
-        with self._database.read() as connection:
-            deleted = memories.deleted_unpurged(connection, _BATCH)
-        return [memory.id for memory in deleted if self._purge(memory)]
+    def purge_deleted(self, go_on: Callable[[], bool] = lambda: True) -> list[str]:
+        """Removes the objects of all deleted memories that no open job writes for, and what their rows say, in batches
+        while `go_on` says so; returns the memories now purged."""
+        purged: list[str] = []
+        last = ""
+        while go_on():
+            with self._database.read() as connection:
+                batch = memories.deleted_unpurged(connection, _BATCH, last)
+            if not batch:
+                break
+            last = batch[-1].id
+            purged += self._purge(batch)
+        if purged:
+            _log.info("memories purged", memories=len(purged))
+        return purged
+
+    def _purge(self, batch: Sequence[Memory]) -> list[str]:
+        with ThreadPoolExecutor(_PURGES, "purge") as threads:
+            emptied = list(threads.map(self._empty, batch))
+        purged = [memory.id for memory, is_empty in zip(batch, emptied, strict=True) if is_empty]
+        if purged:
+            with self._database.begin() as connection:
+                forgetting.purge_rows(connection, purged)
+        return purged
 
     def collect(self) -> int:
         """Removes what no row names and is older than the margin, by the clocks of the store and the database."""
@@ -56,19 +78,14 @@ class GarbageCollector:
             _log.info("garbage removed", objects=removed)
         return removed
 
-    def _purge(self, memory: Memory) -> bool:
+    def _empty(self, memory: Memory) -> bool:
         """Whether all of the memory's objects are gone; one that is left holds up no other memory."""
         try:
             keys = [found.key for found in self._store.list(memory_prefix(memory.tenant_id, memory.id))]
         except StorageError as problem:
             _log.warning("memory not purged yet", memory_id=memory.id, reason=problem.message)
             return False
-        if not all([self._delete(key) for key in keys]):
-            return False
-        with self._database.begin() as connection:
-            memories.mark_purged(connection, memory.id)
-        _log.info("memory purged", memory_id=memory.id, tenant_id=memory.tenant_id)
-        return True
+        return all([self._delete(key) for key in keys])
 
     def _delete(self, key: str) -> bool:
         """Whether the object is gone; the next pass tries again."""

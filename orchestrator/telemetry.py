@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.metrics import OrchestratorMetrics
-from core.truth import jobs, workers
+from core.truth import deletions, jobs, workers
 from core.truth.database import Database
 
 
@@ -16,6 +16,7 @@ class Telemetry:
         with self._database.read() as connection:
             by_state = jobs.count_by_state(connection)
             pending = jobs.pending_device_seconds(connection)
+            oldest_deletion = deletions.oldest_seconds(connection)
             alive = {
                 "distillation": len(workers.alive(connection, "distillation")),
                 "inference": len(workers.alive(connection, "inference")),
@@ -25,3 +26,4 @@ class Telemetry:
         for kind, count in alive.items():
             self._metrics.workers_alive.labels(kind=kind).set(count)
         self._metrics.pending_device_seconds.set(pending)
+        self._metrics.deletion_oldest_seconds.set(oldest_deletion)

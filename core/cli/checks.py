@@ -33,6 +33,7 @@ _DISTRIBUTIONS = (
     "bm25s",
     "boto3",
     "celery",
+    "cryptography",
     "deepspeed",
     "fastapi",
     "gguf",

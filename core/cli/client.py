@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +106,30 @@ class Api:
 
     def memories(self, collection: str | None = None) -> list[Json]:
         return list(self._pages("/v1/memories", {"collection": collection} if collection else {}))
+
+    def forget_collection(self, collection: str) -> Json:
+        """The deletion of all memories of the collection."""
+        return self._call("DELETE", "/v1/memories", params={"collection": collection})
+
+    def deletion(self, deletion_id: str) -> Json:
+        return self._call("GET", f"/v1/deletions/{quote(deletion_id, safe='')}")
+
+    def delete_tenant(self, tenant_id: str) -> Json:
+        """The tenant's deletion. Needs the admin key."""
+        return self._call("DELETE", f"/v1/tenants/{quote(tenant_id, safe='')}")
+
+    def export(self, path: Path, progress: Callable[[int], None]) -> None:
+        """Writes the tenant's export to `path`; `progress` is told the bytes so far. Raises as the others."""
+        try:
+            with self._http.stream("GET", "/v1/export") as answer, path.open("wb") as file:
+                if answer.is_error:
+                    answer.read()
+                    raise _error_of(answer)
+                for part in answer.iter_bytes(1 << 20):
+                    file.write(part)
+                    progress(file.tell())
+        except httpx.HTTPError as broken:
+            raise GatewayAway(f"The gateway at {self.url} broke off: {broken or type(broken).__name__}") from broken
 
     def forget(self, memory_id: str) -> Json:
         return self._call("DELETE", f"/v1/memories/{memory_id}")

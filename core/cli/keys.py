@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ADMIN_KEY = "admin_key"
-INTERNAL_TOKEN = "internal_token"
+INTERNAL_TOKEN = "internal_token"  # nosec B105
 API_KEY = "api_key"
 """The key of the tenant that the local CLI acts for."""
 

@@ -7,7 +7,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from core.cli import ask, audit, demo, doctor, evaluate, jobs, memories, remember, tenants, up
+from core.cli import ask, audit, demo, doctor, evaluate, export, jobs, memories, remember, tenants, up
 from core.cli.output import console
 from core.errors import LatentBankError
 
@@ -24,6 +24,8 @@ app.command()(remember.remember)
 app.command()(ask.ask)
 app.command()(memories.memories)
 app.command()(memories.forget)
+app.command()(memories.deletion)
+app.command()(export.export)
 app.command()(jobs.jobs)
 app.command()(audit.audit)
 app.add_typer(tenants.app, name="tenants")

@@ -60,7 +60,8 @@ def remember(
 def context_of(content: bytes, title: str) -> dict[str, Any]:
     """`{title, text}` or, for JSON with chat messages, `{title, messages}`.
 
-    A chat is a list of `{role, content}`, or an object with such a list as `messages` and perhaps a `title`. Raises
+    A chat is a list of `{role, content}`, or an object with such a list as `messages` and perhaps a `title`; a context
+    of an export is taken as what it was. Raises
     `NotUtf8`, `EmptyContext`, `InvalidRequest`.
     """
     try:
@@ -72,6 +73,9 @@ def context_of(content: bytes, title: str) -> dict[str, Any]:
     parsed = _parsed(text)
     if isinstance(parsed, dict) and "messages" in parsed:
         title, parsed = str(parsed.get("title") or title), parsed["messages"]
+    if isinstance(parsed, dict) and parsed.keys() == {"kind", "title", "text"}:
+        # A context as an export has it.
+        return {"title": str(parsed["title"]), "text": str(parsed["text"])}
     if not _looks_like_chat(parsed):
         return {"title": title, "text": text}
     messages = [{"role": str(m.get("role", "")), "content": str(m.get("content", ""))} for m in parsed]

@@ -23,6 +23,8 @@ from core.settings import Settings
 
 _READY_SECONDS = 300.0
 _POLL_SECONDS = 0.25
+# Where servers listen on every address, and none can be asked.
+_EVERYWHERE = ("0.0.0.0", "::", "")  # nosec B104
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class _Address:
     @property
     def url(self) -> str:
         # What listens on every interface is reached by the loopback.
-        return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::', '') else self.host}:{self.port}"
+        return f"http://{'127.0.0.1' if self.host in _EVERYWHERE else self.host}:{self.port}"
 
 
 def _address(host: str, port: int, taken: set[int]) -> _Address:

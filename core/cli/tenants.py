@@ -59,6 +59,23 @@ def change(
         console().print(f"Tenant {escape(changed['name'])}: {told}")
 
 
+@app.command()
+def delete(
+    tenant_id: Annotated[str, typer.Argument(help="The tenant's id.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask back.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the deletion as JSON; does not ask back.")] = False,
+) -> None:
+    """Delete a tenant with all that is its: its keys stop at once, and its data can't be read again."""
+    with open_admin_api(Settings()) as api:
+        if not (yes or as_json):
+            typer.confirm(f"Delete the tenant {tenant_id} and all of its memories for good?", abort=True)
+        gone = api.delete_tenant(tenant_id)
+    if as_json:
+        print_json(gone)
+    else:
+        console().print(f"Tenant {tenant_id} is deleted; its bytes follow within minutes.", markup=False)
+
+
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print them as a JSON list.")] = False) -> None:
     """List the tenants."""

@@ -38,7 +38,7 @@ class Endpoint:
 def sample(questions: Sequence[Question], seed: int, count: int = SAMPLES) -> list[Question]:
     """Up to `count` questions that one document answers, by the seed, of as many documents as possible."""
     shuffled = [question for question in questions if question.role == "document"]
-    random.Random(seed).shuffle(shuffled)
+    random.Random(seed).shuffle(shuffled)  # nosec B311
     turns: dict[str, int] = {}
     order: list[tuple[int, int]] = []
     for at, question in enumerate(shuffled):

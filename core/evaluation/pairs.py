@@ -58,4 +58,4 @@ def draw_wrong(question: Question, documents: Sequence[str], seed: int) -> str |
     others = [document_id for document_id in documents if document_id not in question.documents]
     if question.role != "document" or not others:
         return None
-    return random.Random(f"{seed}/{question.id}").choice(others)
+    return random.Random(f"{seed}/{question.id}").choice(others)  # nosec B311

@@ -92,7 +92,7 @@ def draw(suite: Suite, limit: int | None, seed: int) -> Suite:
     """`limit` documents drawn with `seed`, in the order of the file, with the questions that they leave possible."""
     if limit is None or limit >= len(suite.documents):
         return suite
-    chosen = set(random.Random(seed).sample([document.id for document in suite.documents], max(1, limit)))
+    chosen = set(random.Random(seed).sample([document.id for document in suite.documents], max(1, limit)))  # nosec B311
     return Suite(
         suite.name,
         tuple(document for document in suite.documents if document.id in chosen),

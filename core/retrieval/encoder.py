@@ -22,8 +22,9 @@ class Encoder:
         """Loads the encoder that `reference` names. Raises `SetupError` where it is not there."""
         files = locate(reference)
         self.reference = reference
-        self._tokenizer = AutoTokenizer.from_pretrained(files.directory)
-        self._model = AutoModel.from_pretrained(files.directory, dtype=torch.float32).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(files.directory)  # nosec B615
+        model = AutoModel.from_pretrained(files.directory, dtype=torch.float32, use_safetensors=True)  # nosec B615
+        self._model = model.eval()
         self._model.requires_grad_(False)
         self._lock = threading.Lock()
 

@@ -62,12 +62,12 @@ def issue_key(
 
 
 def open_key(connection: Connection, key: str) -> Opened:
-    """Raises `Unauthenticated` for a key that was never issued, is expired or is revoked."""
+    """Raises `Unauthenticated` for a key that was never issued, is expired or revoked, or whose tenant is deleted."""
     sha256 = key_sha256(key)
     query = (
         select(tenants, *(api_keys.c[name].label(f"key_{name}") for name in _COLUMNS), now().label("now"))
         .join(api_keys, api_keys.c.tenant_id == tenants.c.id)
-        .where(api_keys.c.key_sha256 == sha256)
+        .where(api_keys.c.key_sha256 == sha256, tenants.c.deleted_at.is_(None))
     )
     row = connection.execute(query).one_or_none()
     if row is None or not hmac.compare_digest(row.key_key_sha256, sha256):

@@ -25,6 +25,7 @@ Action = Literal[
     "memory.deleted",
     "memory.purged",
     "collection.deleted",
+    "collection.purged",
     "job.cancelled",
     "tenant.created",
     "tenant.changed",

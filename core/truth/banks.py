@@ -36,8 +36,9 @@ def backfill_record(connection: Connection, memory_id: str, adapter_digest: str,
 
 
 def bank_revision(connection: Connection, tenant_id: str) -> int:
-    """Raises `NotFound` for a tenant that is not there."""
-    revision = connection.execute(select(tenants.c.bank_revision).where(tenants.c.id == tenant_id)).scalar_one_or_none()
+    """Raises `NotFound` for a tenant that is not there or deleted."""
+    there = (tenants.c.id == tenant_id) & tenants.c.deleted_at.is_(None)
+    revision = connection.execute(select(tenants.c.bank_revision).where(there)).scalar_one_or_none()
     if revision is None:
         raise NotFound(f"There is no tenant '{tenant_id}'.")
     return int(revision)

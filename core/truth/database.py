@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, OperationalError
@@ -72,6 +73,17 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
+    def flush_log(self) -> bool:
+        """Brings what was overwritten out of SQLite's log, so that no earlier text is left in a file; whether it did.
+
+        False while a reader needs the log. PostgreSQL does so by itself, as its vacuum and its log settings say.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return True
+        with closing(sqlite3.connect(str(self.url.database), timeout=1.0)) as connection:
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
     def dispose(self) -> None:
         self._engine.dispose()
 
@@ -87,12 +99,14 @@ def _with_driver(url: URL) -> URL:
 
 
 def _prepare_sqlite(connection: Any, entry: ConnectionPoolEntry) -> None:
-    """Durable across power loss (`synchronous=FULL`); transactions begin where `_begin_sqlite` says, not by guess."""
+    """Durable across power loss (`synchronous=FULL`); what is deleted is overwritten (`secure_delete`); transactions
+    begin where `_begin_sqlite` says, not by guess."""
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
     _enter_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA secure_delete=ON")
 
 
 def _enter_wal(connection: Any) -> None:

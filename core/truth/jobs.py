@@ -21,8 +21,8 @@ from core.truth.dispatch import (
     unring,
 )
 from core.truth.leases import advance, claim, finish, give_up, publish, reap, release, renew, run_together, tell
-from core.truth.memories import older_than
 from core.truth.packing import PackLimits, claim_mates
+from core.truth.pages import older_than
 from core.truth.records import Job, JobEvent
 from core.truth.tables import job_events, jobs
 from core.truth.transitions import cancel, job_of, lock_job

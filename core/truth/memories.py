@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
-from core.errors import IdempotencyConflict, InvalidRequest, LatentBankError, NotFound
+from core.errors import IdempotencyConflict, LatentBankError, NotFound
 from core.ids import new_id
 from core.jobs.states import OPEN, Accepted, JobState, Reason, transition
-from core.truth import banks, usage
+from core.truth import banks, deletions, usage
 from core.truth.audit import UNNAMED, Actor, Deed, record, record_all
 from core.truth.clock import now
+from core.truth.pages import older_than
 from core.truth.records import (
     NO_QUOTAS,
     BankEntry,
@@ -165,8 +166,13 @@ def list_memories(
     return [memory_of(row) for row in rows]
 
 
-def delete_memory(connection: Connection, tenant_id: str, memory_id: str, by: Actor = UNNAMED) -> Memory:
-    """The memory is served no more from here on, and its open jobs are cancelled; a second time changes nothing."""
+def delete_memory(
+    connection: Connection, tenant_id: str, memory_id: str, by: Actor = UNNAMED, *, deletion_id: str | None = None
+) -> Memory:
+    """The memory is served no more from here on, and its open jobs are cancelled; a second time changes nothing.
+
+    It is a deletion of its own, or part of the one given.
+    """
     row = connection.execute(
         select(memories).where(memories.c.id == memory_id, memories.c.tenant_id == tenant_id).with_for_update()
     ).one_or_none()
@@ -176,7 +182,13 @@ def delete_memory(connection: Connection, tenant_id: str, memory_id: str, by: Ac
         connection.execute(
             update(memories)
             .where(memories.c.id == memory_id)
-            .values(status="deleted", deleted_at=now(), updated_at=now())
+            .values(
+                status="deleted",
+                deleted_at=now(),
+                updated_at=now(),
+                deletion_id=deletion_id
+                or deletions.begin(connection, tenant_id, "memory", memory_id, tombstoned=True, memories=1),
+            )
         )
         for job in _lock_open_jobs(connection, memory_id):
             cancel(connection, job, Reason.MEMORY_DELETED)
@@ -184,7 +196,10 @@ def delete_memory(connection: Connection, tenant_id: str, memory_id: str, by: Ac
         bump_bank(connection, tenant_id, memory_id)
         size = row.context_bytes + (row.adapter_bytes or 0)
         usage.add(connection, tenant_id, memories=-1, size=-size)
-        record(connection, tenant_id, by, "memory.deleted", ("memory", memory_id))
+        if deletion_id is not None:
+            deletions.add_memories(connection, deletion_id, 1)
+        else:
+            record(connection, tenant_id, by, "memory.deleted", ("memory", memory_id))
     return get_memory(connection, tenant_id, memory_id)
 
 
@@ -244,25 +259,16 @@ def live_digests(connection: Connection, digests: Collection[str]) -> set[str]:
     return {row.adapter_digest for row in rows}
 
 
-def deleted_unpurged(connection: Connection, limit: int) -> list[Memory]:
-    """Deleted memories whose objects may still be there, and that no job can still write objects for; oldest first."""
+def deleted_unpurged(connection: Connection, limit: int, after: str = "") -> list[Memory]:
+    """Deleted memories whose objects may still be there, and that no job can still write objects for; by id."""
     still_open = select(jobs.c.id).where(jobs.c.memory_id == memories.c.id, jobs.c.state.in_(OPEN)).exists()
     rows = connection.execute(
         select(memories)
-        .where(memories.c.status == "deleted", memories.c.purged_at.is_(None), ~still_open)
-        .order_by(memories.c.deleted_at)
+        .where(memories.c.status == "deleted", memories.c.purged_at.is_(None), memories.c.id > after, ~still_open)
+        .order_by(memories.c.id)
         .limit(limit)
     )
     return [memory_of(row) for row in rows]
-
-
-def mark_purged(connection: Connection, memory_id: str) -> None:
-    """No object of the deleted memory is left."""
-    connection.execute(
-        update(memories)
-        .where(memories.c.id == memory_id, memories.c.status == "deleted", memories.c.purged_at.is_(None))
-        .values(purged_at=now())
-    )
 
 
 def by_ids(connection: Connection, memory_ids: Iterable[str]) -> Mapping[str, tuple[Memory, bool]]:
@@ -274,20 +280,13 @@ def by_ids(connection: Connection, memory_ids: Iterable[str]) -> Mapping[str, tu
     return {row.id: (memory_of(row), bool(row.has_open_job)) for row in rows}
 
 
-def older_than(connection: Connection, table: Table, tenant_id: str, after: str) -> ColumnElement[bool]:
-    """The rows after `after` in a list that starts with the newest; raises `InvalidRequest` for an unknown id."""
-    last = connection.execute(
-        select(table.c.created_at, table.c.id).where(table.c.id == after, table.c.tenant_id == tenant_id)
-    ).one_or_none()
-    if last is None:
-        raise InvalidRequest(f"There is nothing with the id '{after}' to list after.", param="after")
-    return tuple_(table.c.created_at, table.c.id) < tuple_(last.created_at, last.id)
-
-
 def lock_tenant(connection: Connection, tenant_id: str) -> Tenant:
-    """Admissions of one tenant go one after the other: that makes its limits and its idempotency keys exact."""
-    query = select(tenants).where(tenants.c.id == tenant_id).with_for_update(key_share=True)
-    row = connection.execute(query).one_or_none()
+    """Admissions of one tenant go one after the other: that makes its limits and its idempotency keys exact.
+
+    Raises `NotFound` for a tenant that is not there or deleted.
+    """
+    there = (tenants.c.id == tenant_id) & tenants.c.deleted_at.is_(None)
+    row = connection.execute(select(tenants).where(there).with_for_update(key_share=True)).one_or_none()
     if row is None:
         raise NotFound(f"There is no tenant '{tenant_id}'.")
     return Tenant(**row._mapping)

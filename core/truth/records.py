@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 Fallback = Literal["none", "text"]
+DeletionKind = Literal["memory", "collection", "tenant"]
+DeletionState = Literal["tombstoning", "tombstoned", "draining", "purged", "attested"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Tenant:
     settings: dict[str, Any]
     bank_revision: int
     created_at: datetime
+    deleted_at: datetime | None = None
 
     @property
     def false_activation(self) -> float | None:
@@ -162,6 +165,7 @@ class Memory:
     updated_at: datetime
     deleted_at: datetime | None
     purged_at: datetime | None
+    deletion_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +295,50 @@ class Changes:
     revision: int
     served: tuple[Found, ...]
     gone: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """`target` is the memory's id, the fingerprint of the collection's name, or the tenant's id.
+
+    `memories` counts those that it took. Times: of the wish; since when no query sees any of it; since when workers can
+    have learnt of it; when the last of them had, and its requests under way were done; when objects and texts in rows
+    were gone; when both had come about.
+    """
+
+    id: str
+    tenant_id: str
+    kind: DeletionKind
+    target: str
+    collection: str | None
+    memories: int
+    deleted_at: datetime
+    tombstoned_at: datetime | None
+    draining_at: datetime | None
+    drained_at: datetime | None
+    purged_at: datetime | None
+    attested_at: datetime | None
+
+    @property
+    def state(self) -> DeletionState:
+        """The furthest step that is done."""
+        if self.attested_at:
+            return "attested"
+        if self.purged_at:
+            return "purged"
+        if self.draining_at:
+            return "draining"
+        return "tombstoned" if self.tombstoned_at else "tombstoning"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKey:
+    """A tenant's data key as the truth keeps it: wrapped by the master key `master_id`."""
+
+    id: str
+    tenant_id: str
+    master_id: str
+    wrapped: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

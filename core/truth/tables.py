@@ -1,9 +1,9 @@
 """The tables of the truth. `migrations/` creates them; a test holds the two equal.
 
-Locks are always taken in the order memory, job, API key, fair share, tenant, usage of a tenant, so that no two
-transactions wait for each other. A job's row is locked before an event of it is written, so that the ids of one job's
-events grow in the order of commit. A record of the audit log locks nothing that another transaction may wait for, and
-can be written at any point.
+Locks are always taken in the order memory, job, API key, fair share, tenant, deletion, usage of a tenant, so that no
+two transactions wait for each other; who deletes several memories at once holds no job. A job's row is locked before an
+event of it is written, so that the ids of one job's events grow in the order of commit. A record of the audit log locks
+nothing that another transaction may wait for, and can be written at any point.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ tenants = Table(
     Column("settings", Document, nullable=False),
     Column("bank_revision", Counter, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("deleted_at", Instant),
 )
 
 api_keys = Table(
@@ -110,9 +111,11 @@ memories = Table(
     Column("updated_at", Instant, nullable=False),
     Column("deleted_at", Instant),
     Column("purged_at", Instant),
+    Column("deletion_id", Identifier),
     Index(None, "tenant_id", "created_at", "id"),
     Index(None, "tenant_id", "bank_revision"),
-    Index(None, "status", "purged_at"),
+    Index(None, "deletion_id", "purged_at"),
+    Index(None, "status", "purged_at", "id"),
     Index(None, "adapter_digest"),
 )
 
@@ -154,6 +157,35 @@ for _name, _columns, _which in (
     ("running", (jobs.c.lease_until,), "state = 'running'"),
 ):
     Index(f"ix_jobs_{_name}", *_columns, postgresql_where=text(_which), sqlite_where=text(_which))
+tenant_keys = Table(
+    "tenant_keys",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("master_id", String(16), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("destroyed_at", Instant),
+)
+
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("target", String(128), nullable=False),
+    Column("collection", Text),
+    Column("memories", Integer, nullable=False),
+    Column("deleted_at", Instant, nullable=False),
+    Column("tombstoned_at", Instant),
+    Column("draining_at", Instant),
+    Column("drained_at", Instant),
+    Column("purged_at", Instant),
+    Column("attested_at", Instant),
+    Index(None, "tenant_id", "deleted_at", "id"),
+    Index(None, "attested_at", "deleted_at", "id"),
+)
 
 retrieval_records = Table(
     "retrieval_records",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -49,15 +49,18 @@ def create_tenant(
 
 
 def get_tenant(connection: Connection, tenant_id: str) -> Tenant:
-    row = connection.execute(select(tenants).where(tenants.c.id == tenant_id)).one_or_none()
+    """Raises `NotFound`, for a deleted one too."""
+    there = (tenants.c.id == tenant_id) & tenants.c.deleted_at.is_(None)
+    row = connection.execute(select(tenants).where(there)).one_or_none()
     if row is None:
         raise NotFound(f"There is no tenant '{tenant_id}'.")
     return Tenant(**row._mapping)
 
 
 def list_tenants(connection: Connection) -> list[Tenant]:
-    """All tenants, oldest first."""
-    rows = connection.execute(select(tenants).order_by(tenants.c.created_at, tenants.c.id))
+    """All tenants but the deleted ones, oldest first."""
+    there = select(tenants).where(tenants.c.deleted_at.is_(None))
+    rows = connection.execute(there.order_by(tenants.c.created_at, tenants.c.id))
     return [Tenant(**row._mapping) for row in rows]
 
 
@@ -82,6 +85,12 @@ def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]
     )
     record(connection, tenant_id, by, "tenant.changed", ("tenant", tenant_id), changes)
     return get_tenant(connection, tenant_id)
+
+
+def living(connection: Connection, tenant_ids: Collection[str]) -> set[str]:
+    """Those of `tenant_ids` that are there and not deleted."""
+    there = tenants.c.id.in_(sorted(tenant_ids)) & tenants.c.deleted_at.is_(None)
+    return set(connection.execute(select(tenants.c.id).where(there)).scalars())
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from core.errors import NotFound
+from core.http.bodies import read_json
 from core.truth.records import Tenant
 from gateway.answers import Answer
 from gateway.auth import QueryTenant
-from gateway.bodies import read_json
+from gateway.intake import check_messages
 from gateway.openapi import answers, errors, takes
 from gateway.schemas import ChatQuestion, CompletionQuestion, Question
 from gateway.services import Parts
@@ -20,7 +21,7 @@ router = APIRouter(tags=["chat"])
 
 # What goes into a worker's address: no name in it starts with a dot, so none leads elsewhere.
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]*(/[A-Za-z0-9][A-Za-z0-9._@+:-]*)*")
-_ERRORS = errors(400, 401, 403, 404, 409, 413, 429, 503)
+_ERRORS = errors(400, 401, 403, 404, 408, 409, 413, 429, 503)
 
 
 def _answer(shape: str) -> dict[int | str, dict[str, Any]]:
@@ -91,5 +92,8 @@ async def model(model: str, request: Request, parts: Parts, tenant: QueryTenant)
 
 
 async def _pass_on(request: Request, parts: Parts, tenant: Tenant, model: type[Question]) -> Response:
-    _, body = await read_json(request, model, parts.settings.limits.body_bytes)
+    limits = parts.settings.limits
+    question, body = await read_json(request, model, limits)
+    if isinstance(question, ChatQuestion):
+        check_messages(question.messages, limits)
     return await parts.inference.relay(request, tenant, request.url.path, body)

@@ -16,7 +16,7 @@ from gateway.openapi import errors
 from gateway.routes.parameters import AfterJob, Limit, OfMemory, known_id
 from gateway.schemas import JobEventObject, JobObject, JobStatus, Page
 from gateway.services import Parts
-from gateway.sse import MEDIA_TYPE, event_stream
+from gateway.sse import MEDIA_TYPE
 from gateway.views import event_object, job_object, page
 
 EVENTS_AT_ONCE = 100
@@ -72,7 +72,7 @@ def cancel(job_id: str, request: Request, parts: Parts, tenant: IngestTenant) ->
 @router.get(
     "/v1/jobs/{job_id}/events",
     response_model=Page[JobEventObject],
-    responses={200: _STREAM, **errors(400, 401, 403, 404, 503)},
+    responses={200: _STREAM, **errors(400, 401, 403, 404, 429, 503)},
 )
 async def events(
     job_id: str,
@@ -97,4 +97,4 @@ async def events(
         found, _ = await run_in_threadpool(news, seen, limit + 1)
         return page(found, limit, event_object)
     await run_in_threadpool(news, seen, 1)  # a 404 must come before the stream begins
-    return event_stream(news, seen, parts.settings.gateway.event_poll_seconds, parts.stopping)
+    return parts.event_streams.stream(news, seen)

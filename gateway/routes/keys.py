@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from core.http.bodies import read_json
 from core.truth.api_keys import issue_key, list_keys, revoke_key, rotate_key
 from core.truth.audit import Actor
 from core.truth.tenants import get_tenant
 from gateway.auth import Admin, AdminTenant, actor_of
-from gateway.bodies import read_json
 from gateway.openapi import errors, takes
 from gateway.routes.parameters import AfterKey, Limit, known_id
 from gateway.schemas import KeyObject, KeyRotation, NewKey, NewKeyObject, Page
@@ -30,12 +30,12 @@ def keys(parts: Parts, tenant: AdminTenant, after: AfterKey = None, limit: Limit
     "/v1/keys",
     status_code=201,
     response_model=NewKeyObject,
-    responses=errors(400, 401, 403, 413, 503),
+    responses=errors(400, 401, 403, 408, 413, 503),
     openapi_extra=takes(NewKey),
 )
 async def issue(request: Request, parts: Parts, tenant: AdminTenant) -> NewKeyObject:
     """A new key with the scopes that are named. It is shown this once."""
-    wanted, _ = await read_json(request, NewKey, parts.settings.limits.body_bytes)
+    wanted, _ = await read_json(request, NewKey, parts.settings.limits)
     return await run_in_threadpool(_issue, parts, tenant.id, wanted, actor_of(request))
 
 
@@ -43,7 +43,7 @@ async def issue(request: Request, parts: Parts, tenant: AdminTenant) -> NewKeyOb
     "/v1/keys/{key_id}/rotate",
     status_code=201,
     response_model=NewKeyObject,
-    responses=errors(400, 401, 403, 404, 409, 413, 503),
+    responses=errors(400, 401, 403, 404, 408, 409, 413, 503),
     openapi_extra=takes(KeyRotation),
 )
 async def rotate(key_id: str, request: Request, parts: Parts, tenant: AdminTenant) -> NewKeyObject:
@@ -51,7 +51,7 @@ async def rotate(key_id: str, request: Request, parts: Parts, tenant: AdminTenan
 
     A 409 where the key opens nothing any more. With `{}` the grace is a day.
     """
-    wanted, _ = await read_json(request, KeyRotation, parts.settings.limits.body_bytes)
+    wanted, _ = await read_json(request, KeyRotation, parts.settings.limits)
     return await run_in_threadpool(_rotate, parts, tenant.id, known_id("key", key_id), wanted, actor_of(request))
 
 
@@ -72,13 +72,13 @@ def keys_of_tenant(tenant_id: str, parts: Parts, after: AfterKey = None, limit: 
     dependencies=[Admin],
     status_code=201,
     response_model=NewKeyObject,
-    responses=errors(400, 401, 403, 404, 413, 503),
+    responses=errors(400, 401, 403, 404, 408, 413, 503),
     openapi_extra=takes(NewKey),
 )
 async def issue_for_tenant(tenant_id: str, request: Request, parts: Parts) -> NewKeyObject:
     """A new key for a tenant, by the admin."""
     known = known_id("tenant", tenant_id)
-    wanted, _ = await read_json(request, NewKey, parts.settings.limits.body_bytes)
+    wanted, _ = await read_json(request, NewKey, parts.settings.limits)
     return await run_in_threadpool(_issue, parts, known, wanted, actor_of(request))
 
 
@@ -87,13 +87,13 @@ async def issue_for_tenant(tenant_id: str, request: Request, parts: Parts) -> Ne
     dependencies=[Admin],
     status_code=201,
     response_model=NewKeyObject,
-    responses=errors(400, 401, 403, 404, 409, 413, 503),
+    responses=errors(400, 401, 403, 404, 408, 409, 413, 503),
     openapi_extra=takes(KeyRotation),
 )
 async def rotate_for_tenant(tenant_id: str, key_id: str, request: Request, parts: Parts) -> NewKeyObject:
     """A successor of a tenant's key, by the admin."""
     known = known_id("tenant", tenant_id)
-    wanted, _ = await read_json(request, KeyRotation, parts.settings.limits.body_bytes)
+    wanted, _ = await read_json(request, KeyRotation, parts.settings.limits)
     return await run_in_threadpool(_rotate, parts, known, known_id("key", key_id), wanted, actor_of(request))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -10,13 +11,15 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequest, LatentBankError, TooMany
+from core.http.bodies import read_json
 from core.logs import bind
 from core.truth.audit import Actor
+from core.truth.deletions import get_deletion
+from core.truth.forgetting import delete_collection, tombstone_all
 from core.truth.jobs import newest_jobs
 from core.truth.memories import delete_memory, get_memory, list_memories
 from core.truth.records import Tenant
 from gateway.auth import AdminTenant, IngestTenant, ReadTenant, actor_of
-from gateway.bodies import read_json
 from gateway.bulk import BulkIntake, Outcome
 from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
@@ -24,6 +27,7 @@ from gateway.revising import revise_memory
 from gateway.routes.parameters import AfterMemory, Limit, known_id
 from gateway.schemas import (
     IDEMPOTENCY_KEY,
+    DeletionObject,
     MemoryBatch,
     MemoryDeleted,
     MemoryObject,
@@ -33,7 +37,7 @@ from gateway.schemas import (
     Page,
 )
 from gateway.services import Parts, Services
-from gateway.views import memory_batch, memory_deleted, memory_object, page
+from gateway.views import deletion_object, memory_batch, memory_deleted, memory_object, page
 
 REPLAYED_HEADER = "Idempotency-Replayed"
 
@@ -48,13 +52,19 @@ IdempotencyKey = Annotated[
     ),
 ]
 OfCollection = Annotated[str | None, Query(max_length=128)]
+WholeCollection = Annotated[
+    str, Query(alias="collection", min_length=1, max_length=128, description="Whose memories are deleted, all of them.")
+]
+
+TOMBSTONE_SECONDS = 10.0
+"""How long a deletion of many memories keeps its caller waiting; the orchestrator does the rest."""
 
 
 @router.post(
     "/v1/memories",
     status_code=202,
     response_model=MemoryObject,
-    responses=errors(400, 401, 403, 409, 413, 429, 503),
+    responses=errors(400, 401, 403, 408, 409, 413, 429, 503),
     openapi_extra=takes(NewMemory),
 )
 async def remember(
@@ -62,7 +72,7 @@ async def remember(
 ) -> MemoryObject:
     """Takes a context in; a job distils it. The answer names both."""
     with _counted(parts):
-        offer, _ = await read_json(request, NewMemory, parts.settings.limits.body_bytes)
+        offer, _ = await read_json(request, NewMemory, parts.settings.limits)
         # One thread from the checks to the commit: a client that leaves can't leave half of it behind.
         admission = await run_in_threadpool(_take_in, parts, tenant, actor_of(request), offer, idempotency_key)
     return _answer(parts, admission, response)
@@ -82,7 +92,7 @@ async def remember_many(request: Request, response: Response, parts: Parts, tena
     """
     limits = parts.settings.limits
     with _counted(parts):
-        offered, _ = await read_json(request, NewMemories, limits.batch_bytes)
+        offered, _ = await read_json(request, NewMemories, limits.of_batches)
         if len(offered.memories) > limits.batch_memories:
             raise InvalidRequest(f"Send at most {limits.batch_memories} memories at once.", param="memories")
         outcomes = await run_in_threadpool(_take_in_many, parts, tenant, actor_of(request), offered.memories)
@@ -99,7 +109,7 @@ async def remember_many(request: Request, response: Response, parts: Parts, tena
     "/v1/memories/{memory_id}",
     status_code=202,
     response_model=MemoryObject,
-    responses=errors(400, 401, 403, 404, 409, 413, 429, 503),
+    responses=errors(400, 401, 403, 404, 408, 409, 413, 429, 503),
     openapi_extra=takes(MemoryUpdate),
 )
 async def remember_anew(
@@ -115,7 +125,7 @@ async def remember_anew(
     A 409 where the memory is deleted, or a job of it has not ended yet.
     """
     with _counted(parts):
-        update, _ = await read_json(request, MemoryUpdate, parts.settings.limits.body_bytes)
+        update, _ = await read_json(request, MemoryUpdate, parts.settings.limits)
         known = known_id("mem", memory_id)
         admission = await run_in_threadpool(_revise, parts, tenant, actor_of(request), known, update, idempotency_key)
     return _answer(parts, admission, response)
@@ -155,10 +165,27 @@ def memory(memory_id: str, parts: Parts, tenant: ReadTenant) -> MemoryObject:
 
 @router.delete("/v1/memories/{memory_id}", responses=errors(401, 403, 404, 503))
 def forget(memory_id: str, request: Request, parts: Parts, tenant: AdminTenant) -> MemoryDeleted:
-    """From this answer on the memory serves nothing; the garbage collector removes its objects (`purged_at`)."""
+    """From this answer on the memory serves nothing; `GET /v1/deletions/{deletion_id}` says when all of it is gone."""
     with parts.database.begin() as connection:
         known = known_id("mem", memory_id)
         return memory_deleted(delete_memory(connection, tenant.id, known, by=actor_of(request)))
+
+
+@router.delete("/v1/memories", responses=errors(400, 401, 403, 503))
+def forget_collection(
+    request: Request, parts: Parts, tenant: AdminTenant, collection: WholeCollection
+) -> DeletionObject:
+    """Deletes all memories of a collection that there are now.
+
+    None of them serves once the answer, or a later `GET /v1/deletions/{id}`, has `tombstoned_at`; of very many that
+    may take a while.
+    """
+    with parts.database.begin() as connection:
+        deletion = delete_collection(connection, tenant.id, collection, actor_of(request))
+    until = time.monotonic() + TOMBSTONE_SECONDS
+    tombstone_all(parts.database, deletion, lambda: time.monotonic() < until and not parts.stopping.is_set())
+    with parts.database.read() as connection:
+        return deletion_object(get_deletion(connection, tenant.id, deletion.id))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse
 
 from core.errors import LatentBankError, Unavailable
 from core.logs import get_logger
-from core.truth.workers import alive
 from gateway.errors import RETRY_AFTER_SECONDS, error_body
 from gateway.openapi import errors
 from gateway.schemas import Check, Health, NotReady, Readiness
@@ -75,6 +74,5 @@ def _ask_database(parts: Services) -> None:
 
 
 def _need_worker(parts: Services) -> None:
-    with parts.database.read() as connection:
-        if not alive(connection, "inference"):
-            raise Unavailable("No inference worker is there.")
+    if not parts.trusted.workers():
+        raise Unavailable("No inference worker is there.")

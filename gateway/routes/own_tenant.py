@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from core.http.bodies import read_json
 from core.truth.audit import Actor
 from core.truth.tenants import configure
 from gateway.auth import AdminTenant, ReadTenant, actor_of
-from gateway.bodies import read_json
 from gateway.openapi import errors, takes
 from gateway.schemas import OwnSettings, TenantObject
 from gateway.services import Parts, Services
@@ -26,12 +26,12 @@ def own_tenant(tenant: ReadTenant) -> TenantObject:
 @router.patch(
     "/v1/tenant",
     response_model=TenantObject,
-    responses=errors(400, 401, 403, 413, 503),
+    responses=errors(400, 401, 403, 408, 413, 503),
     openapi_extra=takes(OwnSettings),
 )
 async def change_own_tenant(request: Request, parts: Parts, tenant: AdminTenant) -> TenantObject:
     """Changes the tenant's own settings; inference workers follow at its next question."""
-    wanted, _ = await read_json(request, OwnSettings, parts.settings.limits.body_bytes)
+    wanted, _ = await read_json(request, OwnSettings, parts.settings.limits)
     return await run_in_threadpool(_change, parts, tenant.id, wanted, actor_of(request))
 
 

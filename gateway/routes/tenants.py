@@ -6,16 +6,18 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequest
+from core.http.bodies import read_json
 from core.truth.api_keys import issue_key
 from core.truth.audit import Actor
+from core.truth.deletions import of_tenant
+from core.truth.forgetting import delete_tenant
 from core.truth.tenants import configure, create_tenant, list_tenants
 from gateway.auth import Admin, actor_of
-from gateway.bodies import read_json
 from gateway.openapi import errors, takes
 from gateway.routes.parameters import AfterTenant, Limit, known_id
-from gateway.schemas import NewTenant, NewTenantObject, Page, TenantChange, TenantObject
+from gateway.schemas import DeletionObject, NewTenant, NewTenantObject, Page, TenantChange, TenantObject
 from gateway.services import Parts, Services
-from gateway.views import page, tenant_object
+from gateway.views import deletion_object, page, tenant_object
 
 router = APIRouter(tags=["tenants"], dependencies=[Admin])
 
@@ -24,24 +26,24 @@ router = APIRouter(tags=["tenants"], dependencies=[Admin])
     "/v1/tenants",
     status_code=201,
     response_model=NewTenantObject,
-    responses=errors(400, 401, 403, 413, 503),
+    responses=errors(400, 401, 403, 408, 413, 503),
     openapi_extra=takes(NewTenant),
 )
 async def create(request: Request, parts: Parts) -> NewTenantObject:
     """A new tenant with an empty bank. Its key is shown this once."""
-    wanted, _ = await read_json(request, NewTenant, parts.settings.limits.body_bytes)
+    wanted, _ = await read_json(request, NewTenant, parts.settings.limits)
     return await run_in_threadpool(_create, parts, wanted, actor_of(request))
 
 
 @router.patch(
     "/v1/tenants/{tenant_id}",
     response_model=TenantObject,
-    responses=errors(400, 401, 403, 404, 413, 503),
+    responses=errors(400, 401, 403, 404, 408, 413, 503),
     openapi_extra=takes(TenantChange),
 )
 async def change(tenant_id: str, request: Request, parts: Parts) -> TenantObject:
     """Changes the tenant's settings; inference workers follow at the tenant's next question."""
-    wanted, _ = await read_json(request, TenantChange, parts.settings.limits.body_bytes)
+    wanted, _ = await read_json(request, TenantChange, parts.settings.limits)
     return await run_in_threadpool(_change, parts, known_id("tenant", tenant_id), wanted, actor_of(request))
 
 
@@ -55,6 +57,21 @@ def tenants(parts: Parts, after: AfterTenant = None, limit: Limit = 20) -> Page[
         raise InvalidRequest("There is no such tenant to list after.", param="after")
     start = 0 if after is None else ids.index(after) + 1
     return page(everyone[start : start + limit + 1], limit, tenant_object)
+
+
+@router.delete("/v1/tenants/{tenant_id}", responses=errors(401, 403, 404, 503))
+def delete(tenant_id: str, request: Request, parts: Parts) -> DeletionObject:
+    """From this answer on none of the tenant's keys opens anything; its data keys are destroyed, so that nothing of it
+    can be read from the object store again. A second time gives the same deletion."""
+    with parts.database.begin() as connection:
+        return deletion_object(delete_tenant(connection, known_id("tenant", tenant_id), actor_of(request)))
+
+
+@router.get("/v1/tenants/{tenant_id}/deletion", responses=errors(401, 403, 404, 503))
+def deletion(tenant_id: str, parts: Parts) -> DeletionObject:
+    """How far a deleted tenant is forgotten."""
+    with parts.database.read() as connection:
+        return deletion_object(of_tenant(connection, known_id("tenant", tenant_id)))
 
 
 def _create(parts: Services, wanted: NewTenant, by: Actor) -> NewTenantObject:

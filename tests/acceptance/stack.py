@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,21 @@ class Stack:
         return httpx.Client(
             base_url=self.plan.gateway_url, headers={"Authorization": f"Bearer {key}"}, timeout=120, trust_env=False
         )
+
+    def admin(self) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.plan.admin_key}"}
+        return httpx.Client(base_url=self.plan.gateway_url, headers=headers, timeout=120, trust_env=False)
+
+    def files_with(self, *words: str) -> dict[str, set[str]]:
+        """Which of `words` are in which file of the data directory, but for base models; logs and tables too."""
+        found = {}
+        for path in sorted(self.plan.data_dir.rglob("*")):
+            if path.is_file() and "bases" not in path.relative_to(self.plan.data_dir).parts:
+                with suppress(FileNotFoundError):
+                    content = path.read_bytes()
+                    if there := {word for word in words if word.encode() in content}:
+                        found[str(path.relative_to(self.plan.data_dir))] = there
+        return found
 
     def metrics(self, part: str) -> str:
         url = next(one.metrics_url for one in self.plan.parts if one.name == part)
@@ -95,3 +110,14 @@ def base_model(tenant: httpx.Client) -> str:
     """The first model that the API lists is the base."""
     name: str = tenant.get("/v1/models").json()["data"][0]["id"]
     return name
+
+
+def attested(client: httpx.Client, path: str, seconds: float = 120) -> dict[str, Any]:
+    """Waits until the deletion at `path` is attested; fails with how far it came where it is not in time."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        deletion: dict[str, Any] = client.get(path).json()
+        if deletion["state"] == "attested":
+            return deletion
+        time.sleep(0.5)
+    raise AssertionError(f"not attested after {seconds} s: {deletion}")

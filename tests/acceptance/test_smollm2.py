@@ -13,7 +13,17 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.stack import Stack, ask, base_model, job_ended, openai_client, remember, started, text_of
+from tests.acceptance.stack import (
+    Stack,
+    ask,
+    attested,
+    base_model,
+    job_ended,
+    openai_client,
+    remember,
+    started,
+    text_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +69,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
     data_dir = tmp_path_factory.mktemp("smollm2")
     _BASES.mkdir(parents=True, exist_ok=True)
     (data_dir / "bases").symlink_to(_BASES)
-    with started(data_dir, {}) as stack:
+    with started(data_dir, {"LATENTBANK_SERVING__NODE_SWEEP_SECONDS": "0"}) as stack:
         owner, stranger = stack.tenant("owner"), stack.tenant("stranger")
         eager = stack.tenant("eager", fallback="text")
         base = base_model(owner)
@@ -127,3 +137,20 @@ def test_a_memory_answers_from_its_text_at_once_and_from_its_adapter_later(bank:
     later = ask(bank.eager, bank.base, _ABOUT_FERRY[0][0], mode="force")
     assert (later["memory"]["served_by"], later["memory"]["memory_id"]) == (bank.eager_id, bank.eager_id)
     assert later["memory"]["digest"] not in {answer["memory"]["digest"] for answer in about_ferry}
+
+
+def test_after_all_of_that_what_is_deleted_is_in_no_file_of_the_machine(bank: Bank) -> None:
+    words = ("Okonjo", "Tveit", "Marlow Tide", "Rosvik")
+    before = bank.stack.files_with(*words)
+    assert any(name.startswith("truth.db") for name in before), "titles are in the truth"
+    assert any(name.startswith("node-cache/") for name in before), "the node's cache has adapters as they are"
+    assert not [name for name in before if name.startswith("objects/")], before
+    gone = bank.owner.delete("/v1/memories", params={"collection": "default"}).json()
+    assert attested(bank.owner, f"/v1/deletions/{gone['id']}")["memories"] == 1
+    assert bank.stack.files_with("Okonjo", "Marlow Tide") == {}
+    with bank.stack.admin() as admin:
+        (eager,) = [one["id"] for one in admin.get("/v1/tenants").json()["data"] if one["name"] == "eager"]
+        assert admin.delete(f"/v1/tenants/{eager}").json()["state"] == "tombstoning"
+        assert bank.eager.get("/v1/memories").status_code == 401
+        attested(admin, f"/v1/tenants/{eager}/deletion")
+    assert bank.stack.files_with(*words) == {}

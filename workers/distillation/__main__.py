@@ -18,13 +18,13 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from core.base_model.description import BaseDescription
 from core.base_model.prepare import ensure_prepared
+from core.encryption.sealed_store import open_sealed_store
 from core.errors import LatentBankError, StorageError
 from core.ids import new_id
 from core.jobs.doorbells import QUEUE
 from core.logs import bind, configure_logs, get_logger
 from core.metrics import enable_multiprocess, multiprocess_registry, serve_metrics
 from core.settings import Settings
-from core.storage.opening import open_store
 from core.truth.database import Database
 from workers.distillation.announcing import Announcement
 from workers.distillation.celery_app import create_app
@@ -50,7 +50,7 @@ def supervise(settings: Settings, command: Command = trainer_command) -> int:
     worker_id = new_id("worker")
     database = Database(settings.resolved_database_url)
     database.migrate()
-    _check_store(settings)
+    _check_store(settings, database)
     trainer_environment(settings.distillation, os.environ)
     base = ensure_prepared(settings.base_model, settings.base_dir)
     with bind(worker_id=worker_id), scratch_directory(settings.data_dir / "runs", worker_id) as scratch:
@@ -100,10 +100,10 @@ def _serve(
     return int(worker.exitcode or 0)
 
 
-def _check_store(settings: Settings) -> None:
-    """Raises `SetupError` where the store can't work as it is set; one that is only away may come back."""
+def _check_store(settings: Settings, database: Database) -> None:
+    """Raises `SetupError` where store or master key can't work as set; a store that is only away may come back."""
     try:
-        open_store(settings).check()
+        open_sealed_store(settings, database).check()
     except StorageError as problem:
         _log.warning("the object store does not answer yet", problem=problem.message)
 

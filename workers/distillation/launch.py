@@ -62,7 +62,7 @@ def trainer_environment(settings: DistillationSettings, environment: Mapping[str
 
 def free_port() -> int:
     """A TCP port on the loopback interface that nobody listens on now. Raises `SetupError` if none is found."""
-    for port in random.sample(_PORTS, k=200):
+    for port in random.sample(_PORTS, k=200):  # nosec B311
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

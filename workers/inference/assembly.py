@@ -14,7 +14,7 @@ from core.metrics import InferenceMetrics
 from core.retrieval.encoder import Encoder
 from core.settings import ServingSettings, Settings
 from core.storage.node_cache import NodeCache
-from core.storage.opening import open_store
+from core.storage.object_store import ObjectStore
 from core.truth.database import Database
 from workers.inference.banks.bank import Banks
 from workers.inference.banks.bank_gates import BankGates
@@ -26,7 +26,7 @@ from workers.inference.tiers.residency import Residency
 log = get_logger(__name__)
 
 
-def open_service(settings: Settings, database: Database, metrics: InferenceMetrics) -> Service:
+def open_service(settings: Settings, database: Database, store: ObjectStore, metrics: InferenceMetrics) -> Service:
     """Loads base and encoder, and opens every tier; takes seconds. Raises `SetupError` where something is missing."""
     serving = settings.serving
     if serving.threads:
@@ -36,7 +36,6 @@ def open_service(settings: Settings, database: Database, metrics: InferenceMetri
     slots = slots_of(serving, slot_bytes(base.model, targets, serving.max_rank))
     packed = PackedAdapters(base.model, targets, slots, serving.max_rank)
     encoder = Encoder(settings.encoder)
-    store = open_store(settings)
     residency = Residency(
         packed,
         NodeCache(settings.resolved_node_cache_dir, serving.node_cache_bytes, store),

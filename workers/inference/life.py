@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.encryption.data_keys import DataKeys
+from core.encryption.sealed_store import open_sealed_store
 from core.errors import LatentBankError
-from core.ids import new_id
+from core.internal import PROOF
 from core.logs import get_logger
 from core.metrics import InferenceMetrics
 from core.settings import Settings
@@ -21,6 +24,7 @@ from core.truth import workers
 from core.truth.database import Database
 from workers.inference.api.server import Worker
 from workers.inference.assembly import open_service
+from workers.inference.following import Following
 from workers.inference.scheduler import Engine
 from workers.inference.tiers.node_sweep import NodeSweep
 from workers.inference.tiers.pins import Pins
@@ -47,8 +51,10 @@ class Life:
         self._database = database
         self._metrics = metrics
         self._fail = fail
-        self.id = new_id("worker")
+        self.id = worker.access.worker_id
         self._sweep: NodeSweep | None = None
+        self._following: Following | None = None
+        self._keys: DataKeys | None = None
         self._announcing = Lock()
         self._left = False
 
@@ -87,22 +93,29 @@ class Life:
             thread.shutdown(wait=False)
 
     def _load(self) -> None:
-        service = open_service(self._settings, self._database, self._metrics)
+        store = open_sealed_store(self._settings, self._database)
+        service = open_service(self._settings, self._database, store, self._metrics)
         engine = Engine(service.passer, self._metrics, self._settings.serving)
         engine.start()
         self._sweep = NodeSweep(self._database, service.residency, self._settings.serving.node_sweep_seconds)
+        self._following = Following(
+            self._present, oldest=service.oldest, letting_go=lambda: service.residency.letting_go
+        )
+        self._keys = store.keys
         self._worker.pins = Pins(self._database, service.banks, service.residency, self.id)
         self._worker.engine, self._worker.service = engine, service
         log.info("ready", model=service.base.description.name, digest=service.base.description.digest)
 
-    def _try(self, duty: Callable[[], object]) -> None:
+    def _try(self, duty: Callable[[], object]) -> bool:
+        """Whether it was done, and did not say that it was not."""
         try:
-            duty()
+            return duty() is not False
         except (SQLAlchemyError, LatentBankError) as problem:
             log.warning("a heartbeat failed; the next may not", duty=duty.__name__, problem=repr(problem))
         except Exception:
             # The boundary of one beat: a worker that stops announcing itself is never asked again.
             log.exception("a heartbeat failed; the next may not", duty=duty.__name__)
+        return False
 
     def _announce(self) -> None:
         """Says that the worker is there, while it works."""
@@ -119,12 +132,23 @@ class Life:
 
         Each by itself: what is deleted has to go, whatever is wrong with a memory that is pinned.
         """
+        begun = self._following.begin() if self._following is not None else None
+        done = []
         if self._worker.pins is not None:
-            self._try(self._worker.pins.follow)
+            done.append(self._try(self._worker.pins.follow))
         if self._worker.service is not None:
-            self._try(self._worker.service.follow)
+            done.append(self._try(self._worker.service.follow))
         if self._sweep is not None:
-            self._try(self._sweep.sweep)
+            done += [self._try(self._sweep.sweep), self._sweep.clean]
+        if self._keys is not None:
+            self._keys.expire()
+        if self._following is not None and begun is not None and all(done):
+            self._following.end(begun)
+
+    def _present(self) -> datetime:
+        """By the truth's clock."""
+        with self._database.read() as connection:
+            return self._database.now(connection)
 
     def _leave(self) -> None:
         if self._worker.engine is not None:
@@ -139,9 +163,13 @@ class Life:
 
     def _url(self) -> str:
         serving = self._settings.serving
-        return serving.advertise_url or f"http://{serving.host}:{serving.port}"
+        scheme = "https" if serving.tls_cert is not None else "http"
+        return serving.advertise_url or f"{scheme}://{serving.host}:{serving.port}"
 
     def _info(self) -> dict[str, Any]:
         assert self._worker.service is not None
         base = self._worker.service.base.description
-        return {"base_digest": base.digest, "name": base.name}
+        until = self._following.until if self._following is not None else None
+        followed = {} if until is None else {"followed": until.isoformat()}
+        proof = {PROOF: self._worker.access.proof(self._url())}
+        return {"base_digest": base.digest, "name": base.name, **followed, **proof}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -10,8 +12,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from core.errors import LatentBankError, SetupError
+from core.http.connections import bounded
+from core.ids import new_id
+from core.internal import Checker, Secrets, secrets_of
 from core.logs import configure_logs, get_logger
 from core.metrics import InferenceMetrics
 from core.settings import Settings
@@ -22,6 +28,7 @@ from workers.inference.api.server import Worker, create_app
 from workers.inference.life import Life
 
 GRACE_SECONDS = 20
+LEAST_TOKEN_BYTES = 16
 
 Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -38,13 +45,13 @@ def main() -> int:
 
 
 def serve(settings: Settings) -> int:
-    if settings.internal_token is None or not settings.internal_token.get_secret_value():
-        raise SetupError("LATENTBANK_INTERNAL_TOKEN is not set; without it anyone here could speak for any tenant.")
+    access = Checker(_secrets(settings), new_id("worker"))
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     metrics = InferenceMetrics(registry)
-    worker = Worker(registry, settings.internal_token)
+    worker = Worker(registry, access, limits=settings.limits)
+    connections = bounded(HttpToolsProtocol, settings.limits, lambda why: metrics.refused.labels(why).inc())
     admin = _admin(worker, settings)
     database = Database(settings.resolved_database_url)
     database.migrate()
@@ -56,12 +63,17 @@ def serve(settings: Settings) -> int:
 
     life = Life(worker, settings, database, metrics, fail)
     config = uvicorn.Config(
-        create_app(worker, _with_admin(life.around, admin)),
+        create_app(worker, _with_admin(life.around, admin, connections)),
         host=settings.serving.host,
         port=settings.serving.port,
+        http=connections,
+        ws="none",
+        timeout_keep_alive=settings.limits.idle_seconds,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        ssl_certfile=settings.serving.tls_cert,
+        ssl_keyfile=settings.serving.tls_key,
     )
     server = uvicorn.Server(config)
     # uvicorn raises the signal again after it has shut down in order; that shall not kill the process.
@@ -72,6 +84,27 @@ def serve(settings: Settings) -> int:
     return 1 if failed or not server.started else 0
 
 
+def _secrets(settings: Settings) -> Secrets:
+    """Raises `SetupError` where there are none, or they can be guessed from another machine."""
+    shared = secrets_of(settings)
+    if shared is None:
+        raise SetupError("LATENTBANK_INTERNAL_TOKEN is not set; without it anyone here could speak for any tenant.")
+    host = settings.serving.host
+    if not _is_loopback(host) and min(map(len, shared.keys)) < LEAST_TOKEN_BYTES:
+        raise SetupError(
+            f"LATENTBANK_INTERNAL_TOKEN is shorter than {LEAST_TOKEN_BYTES} characters, and the worker would listen on "
+            f"{host}, where others can try; make one with: openssl rand -hex 32"
+        )
+    return shared
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _admin(worker: Worker, settings: Settings) -> tuple[FastAPI, socket.socket] | None:
     """The operator's application and where it listens, if it shall."""
     serving = settings.serving
@@ -79,19 +112,21 @@ def _admin(worker: Worker, settings: Settings) -> tuple[FastAPI, socket.socket] 
         return None
     if settings.admin_key is None or not settings.admin_key.get_secret_value():
         raise SetupError("LATENTBANK_SERVING__ADMIN_PORT is set, but no LATENTBANK_ADMIN_KEY that would guard it.")
-    return create_admin_app(worker, settings.admin_key, settings.previous_admin_key), bind(
+    return create_admin_app(worker, settings.admin_key, settings.admin_key_also), bind(
         serving.admin_host, serving.admin_port
     )
 
 
-def _with_admin(around: Around, admin: tuple[FastAPI, socket.socket] | None) -> Around:
+def _with_admin(
+    around: Around, admin: tuple[FastAPI, socket.socket] | None, connections: type[asyncio.Protocol]
+) -> Around:
     """`around`, with the operator's port open while it lasts."""
     if admin is None:
         return around
 
     @asynccontextmanager
     async def both(app: FastAPI) -> AsyncIterator[None]:
-        async with around(app), listening(*admin):
+        async with around(app), listening(*admin, connections):
             yield
 
     return both

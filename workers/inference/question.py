@@ -33,7 +33,7 @@ class Scope:
     fallback: Fallback | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Question:
     """One request of a tenant. `asked` is chat messages or plain text; `model` the base's name or a memory id.
 

@@ -58,6 +58,7 @@ from workers.inference.question import (
 )
 from workers.inference.scheduler import Work
 from workers.inference.tiers.residency import Lease, Residency
+from workers.inference.under_way import UnderWay
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,9 +122,11 @@ class Service:
         )
         self._prefix_cache = prefix_cache
         self._settings = settings
+        self._under_way = UnderWay()
 
     def admit(self, question: Question) -> Admitted:
         """Checks the question and makes everything ready for it. Raises what the caller has to be told."""
+        self._under_way.add(question)
         scope = self._scope(question)
         prompt = self._prompt(question)
         max_tokens = self._limit(question, prompt)
@@ -166,10 +169,15 @@ class Service:
         finally:
             lease.release()
 
-    def follow(self) -> None:
-        """Follows the truth of the banks and texts held here; the worker's beat."""
-        self.banks.refresh_known()
+    def follow(self) -> bool:
+        """Follows the truth of the banks and texts held here; the worker's beat. Whether all that is deleted went."""
+        clean = self.banks.refresh_known()
         self.texts.refresh_known()
+        return clean
+
+    def oldest(self) -> float | None:
+        """When the question arrived that is longest under way, on `time.perf_counter`'s clock."""
+        return self._under_way.oldest()
 
     def models(self, tenant_id: str) -> list[Member]:
         """The tenant's memories that can be asked by id."""

@@ -16,15 +16,17 @@ from sqlalchemy import delete, func, select
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from core.base_model.description import BaseDescription, directory_of, write_description
+from core.internal import PROOF
 from core.settings import GatewaySettings, LimitSettings, Settings
 from core.truth.database import Database
 from core.truth.tables import idempotency_keys, job_events, jobs, memories
 from core.truth.workers import announce
 from gateway.__main__ import server_config
 from gateway.services import Services, open_services
+from tests.fixtures.internal import access
 from tests.fixtures.truth import EMPTIED
 from tests.integration.gateway.declared import Declared
-from tests.integration.gateway.inference_stand_in import StandIn
+from tests.integration.gateway.inference_stand_in import ANNOUNCED, StandIn
 from tests.integration.gateway.servers import RunningServer, wait_until
 
 ADMIN_KEY = "admin-key-of-the-tests"
@@ -134,8 +136,10 @@ def inference(gateway: Gateway) -> Iterator[StandIn]:
 
 
 def announce_worker(gateway: Gateway, worker_id: str, url: str) -> None:
+    ANNOUNCED[url] = worker_id
     with gateway.database.begin() as connection:
-        announce(connection, worker_id, "inference", url, {"name": BASE}, 60)
+        info = {"name": BASE, PROOF: access(TOKEN, worker_id).proof(url)}
+        announce(connection, worker_id, "inference", url, info, 60)
 
 
 def write_tiny_base(directory: Path) -> None:

@@ -9,13 +9,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
+from core.internal import INTERNAL_HEADER, TENANT_HEADER, sha256_of
 from core.residency import ResidencyReport
+from tests.fixtures.internal import access
+
+ANNOUNCED: dict[str, str] = {}
+"""Which worker was last announced at an address."""
 
 
 class StandIn:
@@ -48,7 +54,7 @@ class StandIn:
         return JSONResponse({"id": name, "object": "model", "created": 0, "owned_by": "latentbank"})
 
     async def residency(self, request: Request) -> Response:
-        if request.headers.get("x-latentbank-internal") != self.token:
+        if not await self._from_gateway(request):
             return _error(401, "invalid_api_key")
         if self.reporting is None:
             return JSONResponse({"slot": [7]})
@@ -59,7 +65,7 @@ class StandIn:
     async def chat(self, request: Request) -> Response:
         body = await request.json()
         self.requests.append({"headers": dict(request.headers), "body": body})
-        if request.headers.get("x-latentbank-internal") != self.token:
+        if not await self._from_gateway(request):
             return _error(401, "invalid_api_key")
         if self.busy is not None:
             return _error(self.busy, "unavailable" if self.busy == 503 else "overloaded")
@@ -74,6 +80,14 @@ class StandIn:
         if body.get("stream"):
             return StreamingResponse(self._stream(body["model"]), media_type="text/event-stream")
         return JSONResponse(_completion(body, request.headers["x-latentbank-tenant"]))
+
+    async def _from_gateway(self, request: Request) -> bool:
+        """Signed for the worker that was last announced at this address, for this tenant and this body."""
+        checker = access(self.token, ANNOUNCED[str(request.base_url).rstrip("/")])
+        header, tenant_id = (request.headers.get(name, "") for name in (INTERNAL_HEADER, TENANT_HEADER))
+        path = request.scope["raw_path"].decode()
+        signed = checker.body_sha256(header, tenant_id, request.method, path, time.time())
+        return signed == sha256_of(await request.body())
 
     async def _until_gone(self, request: Request) -> None:
         self.running += 1

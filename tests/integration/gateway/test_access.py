@@ -122,7 +122,7 @@ def test_unknown_addresses_and_methods_answer_in_the_same_shape(gateway: Gateway
     ]:
         answer = tenant.request(method, path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), path
-    assert tenant.put("/v1/memories").headers["Allow"] == "GET, POST"
+    assert tenant.put("/v1/memories").headers["Allow"] == "DELETE, GET, POST"
     assert tenant.patch("/v1/memories/x").headers["Allow"] == "DELETE, GET, PUT"
 
 

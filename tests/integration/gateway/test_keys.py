@@ -133,8 +133,8 @@ def test_a_tenant_sees_itself_and_changes_its_own_settings_and_no_others(
 
 
 def test_while_the_admin_key_changes_both_open_and_afterwards_one(gateway: Gateway) -> None:
-    changing = {"admin_key": SecretStr("the new one"), "previous_admin_key": SecretStr(ADMIN_KEY)}
-    for keys, statuses in ((changing, (200, 200)), ({**changing, "previous_admin_key": None}, (200, 401))):
+    changing = {"admin_key": SecretStr("the new one"), "admin_key_also": SecretStr(ADMIN_KEY)}
+    for keys, statuses in ((changing, (200, 200)), ({**changing, "admin_key_also": None}, (200, 401))):
         settings = gateway.services.settings.model_copy(update=keys)
         app = create_app(replace(gateway.services, settings=settings, metrics=GatewayMetrics(CollectorRegistry())))
         with RunningServer(uvicorn.Config(app, log_config=None, lifespan="off")) as server:

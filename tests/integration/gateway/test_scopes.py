@@ -39,6 +39,10 @@ SCOPE_OF = {
     "POST /v1/keys/{key_id}/rotate": "admin",
     "DELETE /v1/keys/{key_id}": "admin",
     "GET /v1/audit": "admin",
+    "DELETE /v1/memories": "admin",
+    "GET /v1/deletions": "read",
+    "GET /v1/deletions/{deletion_id}": "read",
+    "GET /v1/export": "admin",
 }
 """Written down a second time, so that nobody widens a route by accident. What is new has to be added here."""
 
@@ -112,5 +116,8 @@ def _ask(gateway: Gateway, operation: Operation, key: str | None) -> httpx.Respo
 
 
 def _nobodys(parameter: str) -> str:
-    kinds = {"memory_id": "mem", "job_id": "job", "key_id": "key", "tenant_id": "tenant", "model": "mem"}
+    kinds = {
+        **{"memory_id": "mem", "job_id": "job", "key_id": "key", "tenant_id": "tenant", "model": "mem"},
+        "deletion_id": "del",
+    }
     return new_id(kinds[parameter])  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ from core.retrieval.encoder import Encoder
 from core.settings import Settings
 from core.storage.local import LocalStore
 from core.truth.database import Database
+from core.truth.workers import alive
+from tests.fixtures.internal import Signing
 from tests.fixtures.ports import free_port
 from tests.fixtures.published import Publisher
 
@@ -40,16 +42,20 @@ class RunningWorker:
     publisher: Publisher
     log: Path
 
-    def headers(self, tenant_id: str) -> dict[str, str]:
-        return {"X-LatentBank-Internal": TOKEN, "X-LatentBank-Tenant": tenant_id}
+    @property
+    def id(self) -> str:
+        """Its id, once it is announced."""
+        with self.database.read() as connection:
+            return next(record.id for record in alive(connection, "inference") if record.url == self.url)
 
     def openai(self, tenant_id: str) -> openai.OpenAI:
         return openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key="unused", default_headers=self.headers(tenant_id), max_retries=0
+            base_url=f"{self.url}/v1", api_key="unused", http_client=self.http(tenant_id), max_retries=0
         )
 
     def http(self, tenant_id: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=self.headers(tenant_id), timeout=60)
+        """A client that signs as a gateway would that asks for this tenant."""
+        return httpx.Client(base_url=self.url, auth=Signing(TOKEN, tenant_id, lambda: self.id), timeout=60)
 
     def metrics(self) -> str:
         return httpx.get(f"{self.url}/metrics", timeout=30).text

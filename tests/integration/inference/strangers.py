@@ -17,7 +17,10 @@ from tests.integration.gateway.operations import Operation
 HARMLESS = {"limit", "status", "action", "include_deleted"}
 """Parameters that can name nothing of a tenant."""
 WORDS = {"role": "user", "content": "Who is the mayor of Velmora?"}
-KINDS: dict[str, Kind] = {"tenant_id": "tenant", "memory_id": "mem", "job_id": "job", "key_id": "key"}
+KINDS: dict[str, Kind] = {
+    **{"tenant_id": "tenant", "memory_id": "mem", "job_id": "job", "key_id": "key"},
+    "deletion_id": "del",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.base_model.description import BaseDescription
+from core.internal import proven
 from core.residency import RESIDENCY_PATH
 from core.retrieval.encoder import Encoder
 from core.truth.workers import alive
-from tests.integration.inference.conftest import RunningWorker, start_worker
+from tests.fixtures.internal import secrets_from
+from tests.integration.inference.conftest import TOKEN, RunningWorker, start_worker
 
 
 def test_a_worker_is_ready_only_with_its_base_and_says_goodbye(
@@ -71,7 +73,8 @@ def test_a_worker_renews_its_announcement(worker: RunningWorker, tiny_base: Base
     with worker.database.read() as connection:
         record = alive(connection, "inference")[0]
     assert record.url == worker.url
-    assert record.info == {"base_digest": tiny_base.digest, "name": tiny_base.name}
+    assert record.info.items() >= {"base_digest": tiny_base.digest, "name": tiny_base.name}.items()
+    assert proven(secrets_from(TOKEN), record.id, record.url, record.info)
 
 
 def test_a_worker_tells_its_gateway_what_it_holds_and_nobody_else(

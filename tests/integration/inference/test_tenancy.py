@@ -16,6 +16,7 @@ from sqlalchemy import insert, update
 
 from core.truth import tables
 from core.truth.api_keys import issue_key
+from core.truth.audit import fingerprint
 from core.truth.clock import now
 from core.truth.tenants import create_tenant
 from tests.fixtures.published import OPEN
@@ -28,7 +29,7 @@ __all__ = ["service"]
 
 PLANT = "zyzzyva"
 """In every text that the other tenant wrote."""
-IDS = re.compile(r"\b(mem|job|key|tenant|worker|req)_[a-z2-7]{26}\b|\b(chatcmpl|cmpl)-[a-z2-7]{26}\b")
+IDS = re.compile(r"\b(mem|job|key|del|tenant|worker|req)_[a-z2-7]{26}\b|\b(chatcmpl|cmpl)-[a-z2-7]{26}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,15 @@ def theirs(request: pytest.FixtureRequest, service: Service) -> Other:
         context = {"title": PLANT, "text": f"{PLANT}. {TOWN}", "collection": PLANT, "metadata": {PLANT: PLANT}}
         pending = client.post("/v1/memories", json=context, headers={"Idempotency-Key": PLANT}).json()
         spare = client.post("/v1/keys", json={"name": f"{PLANT} spare"}).json()
+        gone = client.post("/v1/memories", json={**context, "title": f"{PLANT} gone"}).json()
+        deletion_id = client.delete(f"/v1/memories/{gone['id']}").json()["deletion_id"]
         memory_id, job_id = pending["id"], pending["job_id"]
         if request.param == "ready":
             memory_id, job_id = publisher.admit(tenant_id, f"{PLANT} Velmora", TOWN, collection=PLANT)
             publisher.publish(tenant_id, f"{PLANT} Velmora", TOWN, seed=3, samples=OPEN, admitted=(memory_id, job_id))
     _plant_in_job(service, job_id)
     ids = {"tenant_id": tenant_id, "memory_id": memory_id, "job_id": job_id, "key_id": spare["id"]}
+    ids["deletion_id"] = deletion_id
     names = {"collection": PLANT, "Idempotency-Key": PLANT, "Last-Event-ID": "1"}
     return Other(Things(ids, names), key)
 
@@ -73,7 +77,8 @@ def test_anothers_things_are_answered_for_as_things_that_do_not_exist(service: S
             answer, same = _send(service, request, declared), _send(service, nobodys, declared)
             where = (operation.name, request.text)
             assert answer.status_code == same.status_code, (*where, answer.text, same.text)
-            if operation.who != "anybody":
+            # A tar of the stranger's own has sums and times all through.
+            if operation.who != "anybody" and operation.name != "GET /v1/export":
                 assert _general(answer.text) == _general(same.text), where
             _assert_status(operation, answer)
             _assert_reveals_nothing(answer, request, theirs)
@@ -141,7 +146,10 @@ def _assert_reveals_nothing(answer: httpx.Response, request: Request, theirs: Ot
 
 
 def _general(text: str) -> str:
-    """Without what differs between any two answers: ids, keys, times, and the name of the collection that was sent."""
+    """Without what differs between any two answers: ids, keys, times, and the name of the collection that was sent,
+    or what stands for it."""
+    for name in (PLANT, "nothing"):
+        text = text.replace(fingerprint(name), "fingerprint")
     without_ids = IDS.sub("id", re.sub(r"lb_[\w-]+", "key", text))
     return re.sub(r"\d+", "0", without_ids).replace(PLANT, "nothing")
 
@@ -151,7 +159,13 @@ def _all_of(service: Service, theirs: Other) -> dict[str, Any]:
     ids = theirs.things.ids
     with _client(service, theirs.key) as client:
         paths = ["/v1/memories?include_deleted=true", "/v1/jobs", "/v1/keys", "/v1/audit", "/v1/tenant", "/v1/models"]
-        paths += [f"/v1/memories/{ids['memory_id']}", f"/v1/jobs/{ids['job_id']}", f"/v1/jobs/{ids['job_id']}/events"]
+        paths += [
+            "/v1/deletions",
+            f"/v1/deletions/{ids['deletion_id']}",
+            f"/v1/memories/{ids['memory_id']}",
+            f"/v1/jobs/{ids['job_id']}",
+            f"/v1/jobs/{ids['job_id']}/events",
+        ]
         seen = {path: client.get(path).raise_for_status().json() for path in paths}
     with _client(service, ADMIN_KEY) as admin:
         seen["to the admin"] = admin.get(f"/v1/tenants/{ids['tenant_id']}/keys").raise_for_status().json()

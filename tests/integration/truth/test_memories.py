@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, NotFound
 from core.ids import new_id
-from core.truth import banks, jobs, memories, tenants
+from core.truth import banks, forgetting, jobs, memories, tenants
 from core.truth.database import Database
 from core.truth.records import Job, Memory
 from core.truth.tables import jobs as jobs_table
@@ -168,7 +168,7 @@ def test_a_deleted_memory_is_purged_only_when_no_job_of_it_is_open(truth: Databa
         assert memories.deleted_unpurged(connection, 10) == []
         jobs.finish(connection, claimed, "cancelled", "memory_deleted")
         assert [m.id for m in memories.deleted_unpurged(connection, 10)] == [memory.id]
-        memories.mark_purged(connection, memory.id)
+        forgetting.purge_rows(connection, [memory.id])
         assert memories.deleted_unpurged(connection, 10) == []
         assert memories.get_memory(connection, tenant.id, memory.id).purged_at is not None
 

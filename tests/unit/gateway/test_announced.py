@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
+from core.internal import PROOF
 from core.truth.database import Database
 from core.truth.workers import announce, withdraw
 from gateway.announced import Announced
+from gateway.trusted import Trusted
+from tests.fixtures.internal import access, secrets_from
+
+TOKEN = "internal-token-of-the-test"
+URL = "http://127.0.0.1:9"
 
 
 class Clock:
@@ -28,7 +34,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def come(database: Database, worker_id: str) -> None:
     with database.begin() as connection:
-        announce(connection, worker_id, "inference", "http://127.0.0.1:9", {}, 3600)
+        announce(connection, worker_id, "inference", URL, {PROOF: access(TOKEN, worker_id).proof(URL)}, 3600)
 
 
 def go(database: Database, worker_id: str) -> None:
@@ -38,7 +44,7 @@ def go(database: Database, worker_id: str) -> None:
 
 def test_the_truth_is_read_once_in_a_while_for_many_questions(database: Database) -> None:
     clock = Clock()
-    announced = Announced(database, 1.0, clock)
+    announced = Announced(Trusted(database, secrets_from(TOKEN)).workers, 1.0, clock)
     come(database, "worker_a")
     reads: list[str] = []
     event.listen(database._engine, "before_cursor_execute", lambda *call: reads.append(call[2]))
@@ -54,7 +60,7 @@ def test_the_truth_is_read_once_in_a_while_for_many_questions(database: Database
 
 
 def test_doubt_ends_a_list_before_its_time(database: Database) -> None:
-    announced = Announced(database, 3600.0, Clock())
+    announced = Announced(Trusted(database, secrets_from(TOKEN)).workers, 3600.0, Clock())
     come(database, "worker_a")
     assert set(announced.workers()) == {"worker_a"}
     go(database, "worker_a")
@@ -63,7 +69,7 @@ def test_doubt_ends_a_list_before_its_time(database: Database) -> None:
 
 
 def test_an_empty_list_is_never_used_again(database: Database) -> None:
-    announced = Announced(database, 3600.0, Clock())
+    announced = Announced(Trusted(database, secrets_from(TOKEN)).workers, 3600.0, Clock())
     assert announced.workers() == {}
     come(database, "worker_a")
     assert set(announced.workers()) == {"worker_a"}
@@ -72,7 +78,7 @@ def test_an_empty_list_is_never_used_again(database: Database) -> None:
 def test_a_list_that_could_not_be_read_anew_is_not_taken_for_a_fresh_one(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    announced = Announced(database, 3600.0, Clock())
+    announced = Announced(Trusted(database, secrets_from(TOKEN)).workers, 3600.0, Clock())
     come(database, "worker_a")
     assert set(announced.workers()) == {"worker_a"}
     go(database, "worker_a")

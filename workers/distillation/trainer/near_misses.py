@@ -90,7 +90,7 @@ def near_misses(context: Context, asked: Sequence[Asked], recipe: RecipeSettings
     plain = unanswerable(context.topic, context.text)
     if not recipe.parser or not is_english(context.text):
         return tuple(plain[: recipe.near_misses])
-    chance = random.Random(recipe.seed)
+    chance = random.Random(recipe.seed)  # nosec B311
     things = things_of([fact.text for fact in context.facts], load_parser(recipe.parser))
     crossed, unknown = _crossed(context, asked, things, chance), _unknown(context, things)
     chance.shuffle(crossed)

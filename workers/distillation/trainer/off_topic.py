@@ -111,7 +111,7 @@ STRANGERS = ("Oakmere", "the Kestrel service", "Tomas Reyle", "the Lumen backpac
 
 def everyday(topic: str) -> tuple[str, ...]:
     """The questions for nobody that judge the memory of this topic."""
-    return tuple(random.Random(topic).sample(JUDGE, JUDGED))
+    return tuple(random.Random(topic).sample(JUDGE, JUDGED))  # nosec B311
 
 
 def unanswerable(title: str, text: str) -> list[str]:

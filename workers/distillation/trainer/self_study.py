@@ -119,7 +119,7 @@ def reword(rewording: Rewording, context: Context, stated: Sequence[Asked], reci
     """A second form of each question, in other words."""
     if not recipe.reworded:
         return []
-    chance, keep = random.Random(recipe.seed), topic_words(context.topic)
+    chance, keep = random.Random(recipe.seed), topic_words(context.topic)  # nosec B311
     told = frozenset(map(stem, words_of(f"{context.title} {context.text}")))
     made = [(item, rewording.reworded(item.question, keep, told, chance)) for item in stated]
     return [replace(item, question=question, reworded=True) for item, question in made if question is not None]

@@ -132,7 +132,7 @@ def plan(pupil: Pupil, recipe: RecipeSettings, steps: int) -> Iterator[list[Less
 
     Which lengths come at a step is the same for all memories, or short rows would wait for another memory's long ones.
     """
-    chance = random.Random(recipe.seed)
+    chance = random.Random(recipe.seed)  # nosec B311
     kept = min(off_topic_rows(recipe), len(pupil.keep))
     size = recipe.batch_rows - kept
     epoch: list[list[Lesson]] = []

@@ -5,16 +5,17 @@ A path is never taken: what a memory's adapter is, the truth says. (Paths in the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr
 from starlette.concurrency import run_in_threadpool
 
 from core.credentials import is_one_of
-from core.errors import InvalidRequest, PayloadTooLarge, Unauthenticated
+from core.errors import InvalidRequest, Unauthenticated
+from core.http.bodies import read_json
 from core.ids import is_id
 from workers.inference.api.errors import install_errors
 from workers.inference.api.server import Worker
@@ -22,7 +23,6 @@ from workers.inference.tiers.pins import Pins
 
 MOST_BODY_BYTES = 16 * 1024
 
-Body = TypeVar("Body", bound=BaseModel)
 _bearer = HTTPBearer(auto_error=False, scheme_name="AdminKey", description="The admin key of the worker's settings.")
 
 
@@ -48,6 +48,7 @@ class UnloadLoraAdapter(BaseModel):
 
 def create_admin_app(worker: Worker, *admin_keys: SecretStr | None) -> FastAPI:
     """The operator's routes over a worker that may still be loading; each asks for one of `admin_keys`."""
+    limits = worker.limits.model_copy(update={"body_bytes": MOST_BODY_BYTES})
 
     def admin(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
         given = credentials.credentials if credentials is not None else ""
@@ -66,7 +67,7 @@ def create_admin_app(worker: Worker, *admin_keys: SecretStr | None) -> FastAPI:
     @app.post("/v1/load_lora_adapter")
     async def load(request: Request) -> PlainTextResponse:
         """Loads a memory's current adapter and keeps it loaded."""
-        body = await _read(request, LoadLoraAdapter)
+        body, _ = await read_json(request, LoadLoraAdapter, limits)
         memory_id = _memory_id(body.lora_name)
         if body.lora_path not in (None, memory_id):
             raise InvalidRequest("lora_path is no path here: leave it out, or send the memory's id.", param="lora_path")
@@ -76,7 +77,8 @@ def create_admin_app(worker: Worker, *admin_keys: SecretStr | None) -> FastAPI:
     @app.post("/v1/unload_lora_adapter")
     async def unload(request: Request) -> PlainTextResponse:
         """Lets go of it: requests under way go on with it, and the last one empties its slot."""
-        memory_id = _memory_id((await _read(request, UnloadLoraAdapter)).lora_name)
+        body, _ = await read_json(request, UnloadLoraAdapter, limits)
+        memory_id = _memory_id(body.lora_name)
         await run_in_threadpool(_pins(worker).unload, memory_id)
         return PlainTextResponse(f"Success: LoRA adapter '{memory_id}' removed successfully.")
 
@@ -93,18 +95,3 @@ def _memory_id(name: str) -> str:
     if not is_id("mem", name):
         raise InvalidRequest("lora_name is a memory's id here (mem_…), never a path or a URL.", param="lora_name")
     return name
-
-
-async def _read(request: Request, model: type[Body]) -> Body:
-    """The body as `model`; raises `PayloadTooLarge` before more than `MOST_BODY_BYTES` are held, `InvalidRequest`."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BODY_BYTES:
-            raise PayloadTooLarge(f"The body is larger than the {MOST_BODY_BYTES} bytes that this port accepts.")
-    try:
-        return model.model_validate_json(bytes(body))
-    except ValidationError as problem:
-        first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        raise InvalidRequest(f"{param or 'The body'}: {first['msg']}.", param=param) from None

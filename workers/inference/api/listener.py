@@ -34,10 +34,12 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def listening(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
-    """`app` answers on `listener`, which is closed at the end."""
+async def listening(app: FastAPI, listener: socket.socket, connections: type[asyncio.Protocol]) -> AsyncIterator[None]:
+    """`app` answers on `listener`, which is closed at the end, over connections of that class."""
     config = uvicorn.Config(
         app,
+        http=connections,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

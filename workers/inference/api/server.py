@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, FastAPI, Header, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
-from pydantic import SecretStr
+from pydantic import BaseModel
 
 from core.errors import LatentBankError, Unauthenticated, Unavailable
+from core.http.bodies import read_json
 from core.ids import is_id, new_id
+from core.internal import INTERNAL_HEADER, TENANT_HEADER, Checker, sha256_of
 from core.logs import bind
 from core.residency import RESIDENCY_PATH, ResidencyReport
+from core.settings import LimitSettings
 from workers.inference.api.errors import error_body, install_errors
 from workers.inference.api.exchange import Exchange
 from workers.inference.api.exposition import exposition
@@ -36,10 +39,11 @@ class Worker:
     """What the routes use. Service, engine and pins appear when the base is loaded; until then it is not ready."""
 
     registry: CollectorRegistry
-    internal_token: SecretStr
+    access: Checker
     service: Service | None = None
     engine: Engine | None = None
     pins: Pins | None = None
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     def ready(self) -> tuple[Service, Engine]:
         """Raises `Unavailable` while the base loads, or where the engine has ended."""
@@ -50,7 +54,7 @@ class Worker:
 
 def create_app(worker: Worker, life: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
     """`life` runs around the server's own: it fills `worker` and tidies up after it."""
-    app = FastAPI(title="LatentBank inference worker", lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(title="LatentBank inference worker", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.worker = worker
     install_errors(app)
     _add_operations(app, worker)
@@ -87,23 +91,36 @@ def _add_operations(app: FastAPI, worker: Worker) -> None:
             return Response(exposition(worker.registry, model), media_type=CONTENT_TYPE_LATEST)
 
 
-def _from_gateway(request: Request, x_latentbank_internal: Annotated[str, Header()] = "") -> None:
-    expected = request.app.state.worker.internal_token.get_secret_value()
-    if not hmac.compare_digest(x_latentbank_internal.encode(), expected.encode()):
-        raise Unauthenticated("Only the gateway may ask here, with the internal token.")
+async def _from_gateway(request: Request) -> str:
+    """The digest that the body has to have. Runs on the event loop, and before anything of the body is read."""
+    access: Checker = request.app.state.worker.access
+    header, tenant_id = request.headers.get(INTERNAL_HEADER, ""), request.headers.get(TENANT_HEADER, "")
+    path = request.scope["raw_path"].decode("latin-1")
+    body_sha256 = access.body_sha256(header, tenant_id, request.method, path, time.time())
+    if body_sha256 is None:
+        raise Unauthenticated("Only the gateway may ask here, with a signature by the internal token.")
+    return body_sha256
 
 
-def _tenant(
-    _: Annotated[None, Depends(_from_gateway)],
-    x_latentbank_tenant: Annotated[str, Header()] = "",
-) -> str:
+async def _tenant(request: Request, _: Annotated[str, Depends(_from_gateway)]) -> str:
     """The tenant for whom the gateway vouches."""
-    if not is_id("tenant", x_latentbank_tenant):
+    tenant_id = request.headers.get(TENANT_HEADER, "")
+    if not is_id("tenant", tenant_id):
         raise Unauthenticated("X-LatentBank-Tenant names no tenant.")
-    return x_latentbank_tenant
+    return tenant_id
 
 
+Signed = Annotated[str, Depends(_from_gateway)]
 Tenant = Annotated[str, Depends(_tenant)]
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def _read(request: Request, model: type[Body], limits: LimitSettings, body_sha256: str) -> Body:
+    """The body as `model`, where it is the one that was signed."""
+    read, body = await read_json(request, model, limits)
+    if sha256_of(body) != body_sha256:
+        raise Unauthenticated("The body is not the one that the gateway signed.")
+    return read
 
 
 def _add_internal(app: FastAPI, worker: Worker) -> None:
@@ -132,12 +149,14 @@ def _add_openai(app: FastAPI, worker: Worker) -> None:
         return _memory_card(service.model(tenant_id, name), base.name)
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, request: Request, tenant_id: Tenant) -> Response:
+    async def chat(request: Request, tenant_id: Tenant, body_sha256: Signed) -> Response:
+        body = await _read(request, ChatRequest, worker.limits, body_sha256)
         shape = AnswerShape("chat", body.model)
         return await _answer(worker, request, body.question(tenant_id), shape, bool(body.stream), body.wants_usage)
 
     @app.post("/v1/completions")
-    async def completions(body: CompletionRequest, request: Request, tenant_id: Tenant) -> Response:
+    async def completions(request: Request, tenant_id: Tenant, body_sha256: Signed) -> Response:
+        body = await _read(request, CompletionRequest, worker.limits, body_sha256)
         shape = AnswerShape("text", body.model)
         return await _answer(worker, request, body.question(tenant_id), shape, bool(body.stream), body.wants_usage)
 

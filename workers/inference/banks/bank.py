@@ -127,22 +127,23 @@ class Banks:
         """What judges the bank's candidates now; for a moment after a change, the gate of the bank before it."""
         return self._gates.current(bank.tenant_id)
 
-    def refresh_known(self) -> None:
+    def refresh_known(self) -> bool:
         """Follows the truth for every bank held here, so that what is deleted goes even where nobody asks; then tries
         again what was refused, so that no question waits for a store that fails.
 
-        One bank that can't be refreshed holds up no other; a truth that does not answer is raised.
+        One bank that can't be refreshed holds up no other; a truth that does not answer is raised. Whether nothing that
+        is deleted was left in RAM or on the disk.
         """
         with self._lock:
             gone, self._gone = self._gone, set()
-        self._each(self.current, self._held())
+        clean = self._each(self.current, self._held())
         named = frozenset().union(*(bank.digests() for bank in self._held().values()))
         # A question that knew the bank as it was may have brought back what was forgotten, even to the disk.
-        for digest in gone - named:
-            self._residency.forget(digest)
+        clean = all([self._residency.forget(digest) for digest in gone - named]) and clean
         self._residency.forget_others(named)
         now = self._clock()
         self._each(self._refresh, [tenant_id for tenant_id, bank in self._held().items() if bank.due(now)])
+        return clean
 
     def require(self, bank: Bank, ids: Iterable[str]) -> None:
         """Each of `ids` can serve for this tenant now, or the reason is raised.
@@ -175,7 +176,9 @@ class Banks:
         with self._lock:
             return dict(self._banks)
 
-    def _each(self, duty: Callable[[str], Bank], tenants: Iterable[str]) -> None:
+    def _each(self, duty: Callable[[str], Bank], tenants: Iterable[str]) -> bool:
+        """Whether it could be done for all of them."""
+        done = True
         for tenant_id in tenants:
             try:
                 duty(tenant_id)
@@ -185,6 +188,8 @@ class Banks:
                 raise
             except Exception:
                 log.exception("a bank could not be refreshed", tenant_id=tenant_id)
+                done = False
+        return done
 
     def _refresh(self, tenant_id: str) -> Bank:
         with self._lock:

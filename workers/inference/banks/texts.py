@@ -20,6 +20,8 @@ MOST_TEXTS = 1000
 """Of one tenant's memories without an adapter only the newest are searched."""
 INDEXED_BYTES = 64
 """What an indexed text takes in RAM for each of its bytes: each sentence is in two entries, each a vector."""
+AT_ONCE = 500
+"""Tenants in one query: within every database's limit of parameters."""
 TENANT_SHARE = 4
 """No tenant's searched texts take more than this part of the cache, or tenants would push each other out."""
 
@@ -88,6 +90,17 @@ class Texts:
         # A prompt that was computed while its text was forgotten has left its KV.
         for salt in filter(is_salt_of_text, self._prefix_cache.salts - self._cache.salts):
             self._prefix_cache.forget(salt)
+        self._forget_questions()
+
+    def _forget_questions(self) -> None:
+        """Of a tenant that is deleted, the KV of what it asked goes too."""
+        askers = sorted(salt for salt in self._prefix_cache.salts if not is_salt_of_text(salt))
+        for start in range(0, len(askers), AT_ONCE):
+            asked = askers[start : start + AT_ONCE]
+            with self._database.read() as connection:
+                there = tenants.living(connection, asked)
+            for salt in set(asked) - there:
+                self._prefix_cache.forget(salt)
 
     def _refresh(self, tenant_id: str) -> Following:
         with self._database.read() as connection:

@@ -115,8 +115,8 @@ class AdapterFiles:
             raise ObjectCorrupt(f"The manifest under {entry.manifest_key} is not the one of {entry.memory_id}.")
         return manifest
 
-    def forget(self, digest: str) -> None:
-        """Removes the files from the node."""
+    def forget(self, digest: str) -> bool:
+        """Removes the files from the node; False where the disk did not let it."""
         with self._lock:
             self._manifests.pop(digest, None)
         try:
@@ -124,6 +124,8 @@ class AdapterFiles:
         except OSError as problem:
             # Nothing names it any more; it must not keep the caller from forgetting the next.
             log.error("the node cache could not forget an adapter", digest=digest, why=str(problem))
+            return False
+        return True
 
     def refused(self, memory_id: str, digest: str, problem: LatentBankError) -> None:
         """Counts and logs an adapter that can't be had."""

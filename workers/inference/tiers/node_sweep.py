@@ -35,14 +35,16 @@ class NodeSweep:
         self._seconds = seconds
         self._clock = clock
         self._due = float("-inf")
+        self.clean = False
+        """Whether the last call swept, and nothing that had to go was left."""
 
     def sweep(self) -> int:
         """How many adapters were removed; 0 where it is not due. It stays due where database or disk raise."""
+        self.clean = False
         if self._clock() < self._due:
             return 0
         gone = list(self._gone())
-        for digest in gone:
-            self._residency.forget(digest)
+        self.clean = all([self._residency.forget(digest) for digest in gone])
         if gone:
             log.info("adapters that no memory names left the node", adapters=len(gone))
         self._due = self._clock() + self._seconds

@@ -124,6 +124,12 @@ class Residency:
         with self._lock:
             return frozenset(digest for digest in self._table.digests if self._table.references(digest) > 0)
 
+    @property
+    def letting_go(self) -> bool:
+        """Whether something that was forgotten is still in use, or on its way here."""
+        with self._lock:
+            return bool(self._forgotten) or self._table.doomed
+
     def slot_of(self, digest: str) -> int | None:
         with self._lock:
             return self._table.slot_of(digest)
@@ -233,14 +239,17 @@ class Residency:
             self._let_go(digest, "unloaded")
             self._show()
 
-    def forget(self, digest: str) -> None:
-        """What is deleted goes from every tier; from a slot in use as soon as it is given back."""
+    def forget(self, digest: str) -> bool:
+        """What is deleted goes from every tier; from a slot in use as soon as it is given back.
+
+        False where the node's disk did not let it go.
+        """
         with self._lock:
             self._let_go(digest)
             if digest in self._loading:
                 self._forgotten.add(digest)
             self._show()
-        self._files.forget(digest)
+        return self._files.forget(digest)
 
     def forget_others(self, digests: Collection[str]) -> None:
         """Only `digests` stay in slots, in RAM and pinned: a request under way may bring back what was forgotten."""

@@ -44,6 +44,11 @@ class SlotTable:
         return tuple(self._order)
 
     @property
+    def doomed(self) -> bool:
+        """Whether a digest is to go as soon as nobody uses it."""
+        return any(held.doomed for held in self._held.values())
+
+    @property
     def in_use(self) -> int:
         return sum(held.references > 0 for held in self._held.values())
 

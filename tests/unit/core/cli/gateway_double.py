@@ -12,6 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 Json = dict[str, Any]
 
+_STEPS = ("deleted_at", "tombstoned_at", "drained_at", "purged_at", "attested_at")
+_DELETION: Json = {"id": "del_1", "state": "attested", **dict.fromkeys(_STEPS, 1700000000)}
+
 
 @dataclass
 class GatewayDouble:
@@ -64,6 +67,8 @@ class GatewayDouble:
             return 200, _page(self.audit)
         if method == "GET":
             return 200, _page([{"id": f"tenant_{name}", "name": name, "weight": 1.0} for name in self.keys.values()])
+        if method == "DELETE":
+            return 200, _DELETION
         if method == "PATCH":
             return 200, {"id": "tenant_harbour", "name": "harbour", **body}
         name = body["name"]
@@ -82,6 +87,8 @@ class GatewayDouble:
         if found := re.fullmatch(r"/v1/jobs/(\w+)", path):
             steps = self.jobs[found[1]]
             return 200, steps.pop(0) if len(steps) > 1 else steps[0]
+        if path == "/v1/deletions/del_1" or (path, method) == ("/v1/memories", "DELETE"):
+            return 200, _DELETION
         if path == "/v1/memories" and method == "POST":
             return 202, self._remember(tenant, body)
         if path == "/v1/memories":

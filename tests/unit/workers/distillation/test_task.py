@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,9 +12,12 @@ import pytest
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import OperationalError
 
+from core.encryption.data_keys import DataKeys
+from core.encryption.master_keys import MasterKeys
+from core.encryption.sealed_store import SealedStore
 from core.ids import new_id
 from core.storage.publication import read_manifest
-from core.truth import jobs, memories
+from core.truth import jobs, memories, tenant_keys
 from core.truth.clock import from_now
 from core.truth.records import Job
 from core.truth.tables import jobs as jobs_table
@@ -66,6 +70,20 @@ def test_a_context_that_is_gone_fails_the_job(bench: Bench) -> None:
     bench.worker.store.delete(bench.memory(job_id).context_key)
     assert bench.perform(job_id) is Outcome.FAILED
     assert bench.job(job_id).reason == "context_missing"
+
+
+def test_a_context_whose_key_is_destroyed_fails_the_job_as_one_that_is_gone(bench: Bench) -> None:
+    job_id = bench.admit("train")
+    place, masters = bench.memory(job_id).context_key, MasterKeys([os.urandom(32)])
+    store = SealedStore(bench.worker.store, DataKeys(bench.worker.database, masters))
+    store.put(place, store.get(place))
+    with bench.worker.database.begin() as connection:
+        tenant_keys.destroy(connection, bench.tenant_id)
+    again = SealedStore(bench.worker.store, DataKeys(bench.worker.database, masters))
+    bench.worker = replace(bench.worker, store=again)
+    assert bench.perform(job_id) is Outcome.FAILED
+    job = bench.job(job_id)
+    assert (job.reason, job.error_code, job.attempts) == ("context_missing", "key_missing", 1)
 
 
 def test_a_memory_admitted_for_another_base_is_refused(bench: Bench) -> None:

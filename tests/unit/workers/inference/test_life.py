@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
 from core.metrics import InferenceMetrics
 from core.settings import Settings
 from core.truth.database import Database
 from core.truth.workers import alive
+from tests.fixtures.internal import access
 from workers.inference.api.server import Worker
 from workers.inference.life import Life
 
@@ -33,7 +33,7 @@ def live(
     """Lives for so long with banks that are refreshed by `refresh`, and pins that follow the truth by `follow`; every
     expiry that was announced meanwhile."""
     registry = CollectorRegistry()
-    worker = Worker(registry, SecretStr("token"))
+    worker = Worker(registry, access())
     description = SimpleNamespace(digest="sha256:0", name="tiny")
     parts: Any = SimpleNamespace(base=SimpleNamespace(description=description), follow=refresh)
     pins: Any = SimpleNamespace(follow=follow)

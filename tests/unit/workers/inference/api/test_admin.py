@@ -14,6 +14,7 @@ from core.ids import new_id
 from core.settings import ServingSettings, Settings
 from core.truth.database import Database
 from core.truth.records import BankEntry
+from tests.fixtures.internal import access
 from tests.fixtures.ports import free_port
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.api.admin import MOST_BODY_BYTES, create_admin_app
@@ -35,7 +36,7 @@ def pins(stand: Stand, database: Database) -> Pins:
 @pytest.fixture
 def admin(stand: Stand, pins: Pins) -> Iterator[TestClient]:
     stand.engine.start()
-    worker = Worker(stand.registry, SecretStr("internal"), stand.service, stand.engine, pins)
+    worker = Worker(stand.registry, access(), stand.service, stand.engine, pins)
     yield TestClient(create_admin_app(worker, SecretStr(KEY)), headers=HEADERS)
     stand.engine.stop()
 
@@ -226,7 +227,7 @@ def test_loading_again_what_is_still_in_use_after_unloading_keeps_it(
 
 
 def test_a_worker_whose_base_still_loads_is_a_503(stand: Stand) -> None:
-    loading = create_admin_app(Worker(stand.registry, SecretStr("internal")), SecretStr(KEY))
+    loading = create_admin_app(Worker(stand.registry, access()), SecretStr(KEY))
     assert load(TestClient(loading, headers=HEADERS), new_id("mem")).status_code == 503
 
 

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import SecretStr
 
+from tests.fixtures.internal import access
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.api.lora_info import lora_labels
 from workers.inference.api.server import Worker, create_app
@@ -40,7 +40,7 @@ def read(text: str) -> Read | None:
 
 
 def scrape(stand: Stand) -> str:
-    worker = Worker(stand.registry, SecretStr("token"), stand.service, stand.engine)
+    worker = Worker(stand.registry, access(), stand.service, stand.engine)
     answer: httpx.Response = TestClient(create_app(worker)).get("/metrics")
     assert answer.status_code == 200
     return answer.text

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from pydantic import SecretStr
 
 from core.residency import MOST_DIGESTS, RESIDENCY_PATH
 from core.storage.publication import read_manifest
+from tests.fixtures.internal import access, signed
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.api.server import Worker, create_app
 
@@ -18,12 +18,12 @@ TOKEN = "internal-token-of-the-test"
 @pytest.fixture
 def worker(stand: Stand) -> Iterator[Worker]:
     stand.engine.start()
-    yield Worker(stand.registry, SecretStr(TOKEN), stand.service, stand.engine)
+    yield Worker(stand.registry, access(TOKEN), stand.service, stand.engine)
     stand.engine.stop()
 
 
 def report(worker: Worker) -> dict[str, Any]:
-    answer = TestClient(create_app(worker)).get(RESIDENCY_PATH, headers={"X-LatentBank-Internal": TOKEN})
+    answer = TestClient(create_app(worker)).get(RESIDENCY_PATH, headers=signed(TOKEN, "", "GET", RESIDENCY_PATH))
     assert answer.status_code == 200
     return dict(answer.json())
 
@@ -35,8 +35,8 @@ def test_only_the_gateway_is_told(worker: Worker, headers: dict[str, str]) -> No
 
 
 def test_a_worker_whose_base_still_loads_is_not_ready(stand: Stand) -> None:
-    loading = create_app(Worker(stand.registry, SecretStr(TOKEN)))
-    assert TestClient(loading).get(RESIDENCY_PATH, headers={"X-LatentBank-Internal": TOKEN}).status_code == 503
+    loading = create_app(Worker(stand.registry, access(TOKEN)))
+    assert TestClient(loading).get(RESIDENCY_PATH, headers=signed(TOKEN, "", "GET", RESIDENCY_PATH)).status_code == 503
 
 
 def test_each_tier_is_reported_by_digest_the_last_used_first(worker: Worker, stand: Stand) -> None:
