@@ -7,9 +7,10 @@ this table changes memories without it; `recount` mends that.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import BacklogFull, NotFound, QuotaExceeded, TooMany
@@ -109,6 +110,15 @@ def add(connection: Connection, tenant_id: str, *, memories: int = 0, size: int 
         .where(used.tenant_id == tenant_id)
         .values(memories=used.memories + memories, bytes=used.bytes + size, jobs_at_most=used.jobs_at_most + jobs)
     )
+
+
+def add_sizes(connection: Connection, sizes: Mapping[str, int]) -> None:
+    """Writes differences of bytes, by tenant; the tenants' rows are locked."""
+    changes = [{"tenant": tenant_id, "size": sizes[tenant_id]} for tenant_id in sorted(sizes) if sizes[tenant_id]]
+    if changes:
+        used = tenant_usage.c
+        changed = update(tenant_usage).where(used.tenant_id == bindparam("tenant"))
+        connection.execute(changed.values(bytes=used.bytes + bindparam("size")), changes)
 
 
 def usage_of(connection: Connection, tenant_id: str) -> Usage:
