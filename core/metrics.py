@@ -72,6 +72,17 @@ class GatewayMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.rated = Counter(
+            "latentbank_gateway_rated_total",
+            "Requests of tenants that have a limit of requests per minute: allowed, or refused.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.rates_alone = Counter(
+            "latentbank_gateway_rates_alone_total",
+            "Times that Redis did not answer and requests were counted by this gateway alone for a while.",
+            registry=registry,
+        )
 
 
 class OrchestratorMetrics:

@@ -26,7 +26,7 @@ def authenticated_tenant(
     parts: Parts,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_key)],
 ) -> Tenant:
-    """The tenant of the key; raises `Unauthenticated`."""
+    """The tenant of the key; raises `Unauthenticated`, and `RateLimited` where the tenant asks too often."""
     if credentials is None:
         raise Unauthenticated
     with parts.database.read() as connection:
@@ -34,6 +34,7 @@ def authenticated_tenant(
     if tenant is None:
         raise Unauthenticated
     request.state.tenant_id = tenant.id
+    parts.rates.spend(tenant)
     return tenant
 
 

@@ -46,7 +46,7 @@ _ERRORS = {
     404: "There is nothing with that id.",
     409: "That contradicts the present state.",
     413: "The body is too large.",
-    429: "Too many jobs or questions are waiting; `Retry-After` says when to come back.",
+    429: "Too much is waiting, asked for or kept; `Retry-After` says when to come back.",
     500: "Something went wrong here.",
     503: "A part that this needs is not there right now; `Retry-After` says when to come back.",
 }
@@ -91,7 +91,18 @@ def _document(app: FastAPI, limits: LimitSettings) -> Document:
     batch |= {"items": answers(BatchMemory), "maxItems": limits.batch_memories}
     schemas["MemoryUpdate"]["properties"]["title"]["anyOf"][0]["maxLength"] = limits.title_chars
     _drop_unused_validation_error(document)
+    _declare_rates(document)
     return document
+
+
+def _declare_rates(document: Document) -> None:
+    """Whatever a tenant's key opens can be asked for too often."""
+    schema = {"$ref": _REF.format(model=ErrorAnswer.__name__)}
+    refusal = {"description": _ERRORS[429], "content": {"application/json": {"schema": schema}}}
+    for path in document["paths"].values():
+        for operation in path.values():
+            if any("TenantKey" in scheme for scheme in operation.get("security", ())):
+                operation["responses"].setdefault("429", refusal)
 
 
 def _drop_unused_validation_error(document: Document) -> None:

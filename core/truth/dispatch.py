@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -25,6 +25,7 @@ from core.jobs import fairness
 from core.jobs.fairness import Contender, Waiting, decayed
 from core.jobs.states import State
 from core.truth.clock import from_now, now
+from core.truth.records import quotas_in
 from core.truth.tables import fair_shares, jobs, tenants
 
 QUANTUM_SECONDS = 30.0
@@ -85,12 +86,22 @@ def dispatchable(
 ) -> tuple[Contender, ...]:
     """The first `heads` waiting jobs of every tenant, by priority and then age, with the tenants' shares.
 
+    A tenant's own quota of jobs in flight goes before `in_flight_per_tenant`.
+
     `among` narrows the jobs down. Locks the shares; until its end the transaction may wait for no other lock.
     """
     waiting = _heads(connection, heads, true() if among is None else among)
     share = fair_shares.c
     rows = connection.execute(
-        select(tenants.c.id, tenants.c.weight, share.deficit_seconds, share.turn, share.updated_at, now().label("now"))
+        select(
+            tenants.c.id,
+            tenants.c.weight,
+            tenants.c.settings,
+            share.deficit_seconds,
+            share.turn,
+            share.updated_at,
+            now().label("now"),
+        )
         .join(fair_shares, share.tenant_id == tenants.c.id)
         .where(share.tenant_id.in_(sorted(waiting)))
         .order_by(share.tenant_id)
@@ -102,11 +113,18 @@ def dispatchable(
             weight=row.weight,
             deficit=decayed(row.deficit_seconds, (row.now - row.updated_at).total_seconds(), _HALF_LIFE_SECONDS),
             turn=row.turn,
-            room=max(0, in_flight_per_tenant - flight.by_tenant.get(row.id, 0)),
+            room=_room(row.settings, flight.by_tenant.get(row.id, 0), in_flight_per_tenant, heads),
             waiting=tuple(waiting[row.id]),
         )
         for row in rows
     )
+
+
+def _room(settings: Mapping[str, Any], in_flight: int, default: int, heads: int) -> int:
+    """Under a quota above the default, no more than the heads show and one: whether others wait has to be known."""
+    own = quotas_in(settings).jobs_in_flight
+    room = max(0, (default if own is None else own) - in_flight)
+    return min(room, heads - 1) if own is not None and own > default else room
 
 
 def depart(

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from core.errors import BacklogFull, NotFound, QuotaExceeded, TooMany
 from core.jobs.states import State
 from core.truth.clock import from_now, now
-from core.truth.records import Quotas, Usage, quotas_in
+from core.truth.records import OpenJobs, Quotas, Usage, quotas_in
 from core.truth.tables import jobs, memories, tenant_usage, tenants
 
 NOT_COUNTED = 2**31 - 1
@@ -124,6 +124,17 @@ def add_sizes(connection: Connection, sizes: Mapping[str, int]) -> None:
 def usage_of(connection: Connection, tenant_id: str) -> Usage:
     row = connection.execute(select(tenant_usage).where(tenant_usage.c.tenant_id == tenant_id)).one_or_none()
     return _counted(connection, tenant_id) if row is None else Usage(max(0, row.memories), max(0, row.bytes))
+
+
+def open_jobs(connection: Connection, tenant_id: str) -> OpenJobs:
+    rows = connection.execute(
+        select(jobs.c.state, func.count(), func.count(jobs.c.dispatched_at))
+        .where(jobs.c.tenant_id == tenant_id, jobs.c.state.in_([State.QUEUED, State.RUNNING]))
+        .group_by(jobs.c.state)
+    )
+    found = {state: (count, dispatched) for state, count, dispatched in rows}
+    waiting, rung = found.get(State.QUEUED, (0, 0))
+    return OpenJobs(waiting, rung + found.get(State.RUNNING, (0, 0))[0])
 
 
 def open_usage(connection: Connection, tenant_id: str) -> None:

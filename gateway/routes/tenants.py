@@ -6,12 +6,13 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequest
-from core.truth.tenants import configure, create_tenant, issue_key, list_tenants
+from core.truth.tenants import configure, create_tenant, get_tenant, issue_key, list_tenants
 from gateway.auth import Admin
 from gateway.bodies import read_json
 from gateway.openapi import errors, takes
 from gateway.routes.parameters import AfterTenant, Limit, known_id
-from gateway.schemas import NewTenant, NewTenantObject, Page, TenantChange, TenantObject
+from gateway.routes.usage import usage_with_limits
+from gateway.schemas import NewTenant, NewTenantObject, Page, TenantChange, TenantDetails, TenantObject
 from gateway.services import Parts, Services
 from gateway.views import page, tenant_object
 
@@ -38,9 +39,18 @@ async def create(request: Request, parts: Parts) -> NewTenantObject:
     openapi_extra=takes(TenantChange),
 )
 async def change(tenant_id: str, request: Request, parts: Parts) -> TenantObject:
-    """Changes the tenant's settings; inference workers follow at the tenant's next question."""
+    """Changes the tenant's settings; inference workers follow at the tenant's next question, quotas hold at once."""
     wanted, _ = await read_json(request, TenantChange, parts.settings.limits.body_bytes)
     return await run_in_threadpool(_change, parts, known_id("tenant", tenant_id), wanted)
+
+
+@router.get("/v1/tenants/{tenant_id}", responses=errors(401, 403, 404, 503))
+def tenant(tenant_id: str, parts: Parts) -> TenantDetails:
+    """One tenant, with its own quotas, what it uses and the limits that hold for it."""
+    with parts.database.read() as connection:
+        found = get_tenant(connection, known_id("tenant", tenant_id))
+        usage = usage_with_limits(connection, parts.settings, found)
+    return TenantDetails(**tenant_object(found).model_dump(), usage=usage)
 
 
 @router.get("/v1/tenants", responses=errors(400, 401, 403, 503))
@@ -57,7 +67,7 @@ def tenants(parts: Parts, after: AfterTenant = None, limit: Limit = 20) -> Page[
 
 def _create(parts: Services, wanted: NewTenant) -> NewTenantObject:
     with parts.database.begin() as connection:
-        settings = wanted.model_dump(include={"false_activation", "fallback"})
+        settings = wanted.model_dump(include={"false_activation", "fallback", "quotas"})
         tenant = create_tenant(connection, wanted.name, wanted.weight, settings)
         key = issue_key(connection, tenant.id)
     return NewTenantObject(**tenant_object(tenant).model_dump(), api_key=key)

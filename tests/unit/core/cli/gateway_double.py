@@ -26,6 +26,8 @@ class GatewayDouble:
         {"status": "running", "phase": "training", "progress": 0.5},
         {"status": "succeeded", "phase": None, "progress": 1.0, "started_at": 100, "finished_at": 142},
     )
+    tenant: Json = field(default_factory=dict)
+    """What is told of a single tenant."""
     answers: dict[str, Json] = field(default_factory=dict)
     """By question and mode: `{"text", "memory"}`."""
     requests: list[tuple[str, str, Json]] = field(default_factory=list)
@@ -51,14 +53,16 @@ class GatewayDouble:
         if url.path == "/ready":
             return 200, {"status": "ready"}
         if url.path.startswith("/v1/tenants"):
-            return self._tenants(method, key, body)
+            return self._tenants(method, url.path, key, body)
         if key not in self.keys:
             return _error(401, "invalid_api_key", "No valid API key.")
         return self._of_tenant(method, url.path, self.keys[key], body, query)
 
-    def _tenants(self, method: str, key: str, body: Json) -> tuple[int, Json]:
+    def _tenants(self, method: str, path: str, key: str, body: Json) -> tuple[int, Json]:
         if key != self.admin_key:
             return _error(403, "forbidden", "This key may not do that; it needs the admin key.")
+        if method == "GET" and path != "/v1/tenants":
+            return 200, {"id": path.rpartition("/")[2], "name": "harbour", **self.tenant}
         if method == "GET":
             return 200, _page([{"id": f"tenant_{name}", "name": name, "weight": 1.0} for name in self.keys.values()])
         if method == "PATCH":
