@@ -5,6 +5,7 @@
 ## make bench-growth   how the engine's figures grow with rows, prefix, rank, slots, candidates; build/bench/serve-growth.json
 ## make bench-fleet    routing among 10^3 workers, simulated with the gateway's own policy; about two minutes; build/bench/fleet.json
 ## make bench-retrieval  searching among 10^4 and 10^5 memories of one tenant; build/bench/retrieval.json
+## make bench-jobs     the queue: intake, dispatch, claims, publication, against bare Celery; build/bench/jobs.json
 ## make check   format, lint, types, import rules, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
@@ -21,7 +22,7 @@ SERVE_ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-growth bench-fleet bench-retrieval check lock clean
+.PHONY: help install install-dev servers demo test bench-distill bench-serve bench-growth bench-fleet bench-retrieval bench-jobs check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -50,6 +51,9 @@ bench-fleet: $(STAMPS)/install-dev
 
 bench-retrieval: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.retrieval --json build/bench/retrieval.json
+
+bench-jobs: $(STAMPS)/install-dev servers
+	$(BIN)/python -m tests.benchmarks.jobs --json build/bench/jobs.json
 
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .

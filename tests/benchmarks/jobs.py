@@ -308,7 +308,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="a trial of the command")
     parser.add_argument("--logs", type=Path, default=Path("/tmp"))
     parser.add_argument("--json", type=Path, default=Path("build/bench/jobs.json"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.small:
+        options.jobs, options.tenants, options.rounds, options.pack = 40, 4, 1, 8
+    return options
 
 
 if __name__ == "__main__":
