@@ -7,6 +7,7 @@
 ## make bench-fleet    routing among 10^3 workers, simulated with the gateway's own policy; about two minutes; build/bench/fleet.json
 ## make bench-retrieval  searching among 10^4 and 10^5 memories of one tenant; build/bench/retrieval.json
 ## make bench-sealing  what encryption costs the load of an adapter; build/bench/sealing.json
+## make bench-jobs     the queue: intake, dispatch, claims, publication, against bare Celery; build/bench/jobs.json
 ## make check   format, lint, types, import rules, bandit, known vulnerabilities, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
@@ -24,7 +25,7 @@ EXAMPLES ?= 1000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test test-api-long bench-distill bench-serve bench-growth bench-fleet bench-retrieval bench-sealing check lock clean
+.PHONY: help install install-dev servers demo test test-api-long bench-distill bench-serve bench-growth bench-fleet bench-retrieval bench-sealing bench-jobs check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -60,6 +61,9 @@ bench-retrieval: $(STAMPS)/install-dev
 
 bench-sealing: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.sealing --json build/bench/sealing.json
+
+bench-jobs: $(STAMPS)/install-dev servers
+	$(BIN)/python -m tests.benchmarks.jobs --json build/bench/jobs.json
 
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .

@@ -20,7 +20,8 @@ _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 _LOAD_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _JOB_SECONDS = (0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 1200, 3600)
 _WAIT_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
-_PACK_JOBS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+_CLAIM_SECONDS = (0.002, 0.003, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.1, 0.25, 1, 5)
+_PACK_JOBS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 _SCORES = tuple(step / 20 for step in range(1, 21))
 
 
@@ -76,6 +77,17 @@ class GatewayMetrics:
             "latentbank_gateway_residency_polls_total",
             "Questions to workers about what they hold: reported, not_ready, refused, malformed, or unreachable.",
             ["outcome"],
+            registry=registry,
+        )
+        self.rated = Counter(
+            "latentbank_gateway_rated_total",
+            "Requests of tenants that have a limit of requests per minute: allowed, or refused.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.rates_alone = Counter(
+            "latentbank_gateway_rates_alone_total",
+            "Times that Redis did not answer and requests were counted by this gateway alone for a while.",
             registry=registry,
         )
 
@@ -134,6 +146,12 @@ class DistillationMetrics:
             "latentbank_pack_jobs",
             "Jobs that went into one run of the trainer together.",
             buckets=_PACK_JOBS,
+            registry=registry,
+        )
+        self.claim_seconds = Histogram(
+            "latentbank_job_claim_seconds",
+            "Time of a transaction that claims jobs, whether it found any or not.",
+            buckets=_CLAIM_SECONDS,
             registry=registry,
         )
         self.claim_wait_seconds = Histogram(

@@ -91,7 +91,7 @@ class JobSettings(BaseModel):
     in_flight_per_tenant: int = 32
     """A few packs; below the size of one, a lonely tenant's packs stay small."""
     dispatch_buffer: int = 1
-    """Doorbells rung beyond free capacity, so that a worker never waits for the dispatcher."""
+    """Doorbells rung beyond one for each idle worker, so that a worker never waits for the dispatcher."""
     dispatch_interval_seconds: float = 1.0
     reap_interval_seconds: float = 5.0
     doorbell_timeout_seconds: float = 60.0

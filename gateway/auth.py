@@ -38,13 +38,18 @@ def authenticated_tenant(
     parts: Parts,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_key)],
 ) -> Tenant:
-    """The tenant of the key. Raises `Unauthenticated`, and `Forbidden` where the key lacks a scope that is needed."""
+    """The tenant of the key.
+
+    Raises `Unauthenticated`, `Forbidden` where the key lacks a scope that is needed, and `RateLimited` where the tenant
+    asks too often.
+    """
     if credentials is None:
         raise Unauthenticated
     with parts.database.read() as connection:
         opened = open_key(connection, credentials.credentials)
     request.state.tenant_id = opened.tenant.id
     request.state.actor = Actor(of_key(opened.key.id), request.state.request_id)
+    parts.rates.spend(opened.tenant)
     for scope in needed.scopes:
         if scope not in opened.key.scopes:
             raise Forbidden(f"This key lacks the scope '{scope}'; use one that has it.")

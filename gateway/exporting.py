@@ -93,7 +93,7 @@ class Export:
             memory = memories.get_memory(connection, self.tenant_id, listed.id)
             found = _jobs_of(connection, memory)
             now = self.database.now(connection)
-            wishes = {job.id: revisions.revised_fields(connection, job.id) for job in found if job.finished_at is None}
+            wishes = revisions.revised_fields(connection, [job.id for job in found if job.finished_at is None])
         shown = views.memory_object(memory, found[0].id if found else None).model_dump()
         yield from self._file(f"{folder}/memory.json", _json(shown | {"context_sha256": memory.context_sha256}))
         yield from self._file(f"{folder}/jobs.jsonl", _jsonl(views.job_object(job, now) for job in found))
@@ -103,7 +103,7 @@ class Export:
             return
         yield from self._object(f"{folder}/context.json", memory.context_key, memory)
         for job_id, wish in wishes.items():
-            if wish and wish["context_key"] != memory.context_key:
+            if wish["context_key"] != memory.context_key:
                 yield from self._object(f"{folder}/revisions/{job_id}.json", wish["context_key"], memory)
         if memory.manifest_key is not None:
             yield from self._adapter(f"{folder}/adapter", memory.manifest_key, memory)

@@ -54,7 +54,7 @@ _ERRORS = {
     408: "The body did not come in time.",
     409: "That contradicts the present state.",
     413: "The body is too large.",
-    429: "Too many jobs or questions are waiting; `Retry-After` says when to come back.",
+    429: "Too much is waiting, asked for or kept; `Retry-After` says when to come back.",
     500: "Something went wrong here.",
     503: "A part that this needs is not there right now; `Retry-After` says when to come back.",
 }
@@ -102,6 +102,7 @@ def _document(app: FastAPI, limits: LimitSettings) -> Document:
         schemas[name]["properties"]["messages"]["maxItems"] = limits.messages
     _drop_unused_validation_error(document)
     _say_scopes(document)
+    _declare_rates(document)
     return document
 
 
@@ -113,6 +114,16 @@ def _say_scopes(document: Document) -> None:
                 needed = " and ".join(f"`{scope}`" for scope in requirement.get(TENANT_SCHEME, ()))
                 said = f"Needs a key with the scope {needed}." if needed else "Needs the admin key."
                 operation["description"] = f"{operation.get('description', '')}\n\n{said}".strip()
+
+
+def _declare_rates(document: Document) -> None:
+    """Whatever a tenant's key opens can be asked for too often."""
+    schema = {"$ref": _REF.format(model=ErrorAnswer.__name__)}
+    refusal = {"description": _ERRORS[429], "content": {"application/json": {"schema": schema}}}
+    for path in document["paths"].values():
+        for operation in path.values():
+            if any(TENANT_SCHEME in scheme for scheme in operation.get("security", ())):
+                operation["responses"].setdefault("429", refusal)
 
 
 def _drop_unused_validation_error(document: Document) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from core.truth.api_keys import SCOPES, Scope
 from core.truth.records import DeletionKind, DeletionState, Fallback
+from core.truth.tenants import QUOTA_AT_MOST
 
 # No control characters, and something that is no space.
 Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
@@ -90,6 +91,17 @@ class MemoryUpdate(Input):
         return self
 
 
+class QuotaChange(Input):
+    """A tenant's quotas; what is left out stays, null goes back to the default of the processes' settings."""
+
+    memories: int | None = Field(None, ge=0, le=QUOTA_AT_MOST)
+    bytes: int | None = Field(None, ge=0, le=QUOTA_AT_MOST)
+    """Contexts and adapters together."""
+    jobs_in_flight: int | None = Field(None, ge=1, le=QUOTA_AT_MOST)
+    """Jobs that have left the backlog and have not ended."""
+    requests_per_minute: int | None = Field(None, ge=1, le=QUOTA_AT_MOST)
+
+
 class NewTenant(Input):
     name: Printable = Field(max_length=200)
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
@@ -98,6 +110,7 @@ class NewTenant(Input):
     """How often the gate may let a memory speak that should not; null: the workers' default."""
     fallback: Fallback = "none"
     """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
+    quotas: QuotaChange = Field(default_factory=QuotaChange)
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -112,11 +125,12 @@ class TenantChange(Input):
     """How often the gate may let a memory speak that should not; null: the workers' default."""
     fallback: Annotated[Fallback, Field(json_schema_extra=_without_default)] = "none"
     """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
+    quotas: QuotaChange = Field(default_factory=QuotaChange)
 
     @model_validator(mode="after")
     def _something(self) -> TenantChange:
         if not self.model_fields_set:
-            raise ValueError("Send 'false_activation' or 'fallback'")
+            raise ValueError("Send 'false_activation', 'fallback' or 'quotas'")
         return self
 
 
@@ -365,6 +379,37 @@ class AuditObject(BaseModel):
     request_id: str | None
 
 
+class QuotasObject(BaseModel):
+    """A tenant's own quotas; null: the default of the processes' settings."""
+
+    memories: int | None
+    bytes: int | None
+    jobs_in_flight: int | None
+    requests_per_minute: int | None
+
+
+class Used(BaseModel):
+    """How much there is, and the most that may be; null: no limit."""
+
+    used: int
+    limit: int | None
+
+
+class RateLimit(BaseModel):
+    limit: int | None
+
+
+class UsageObject(BaseModel):
+    """What a tenant uses and may use: `bytes` are of contexts and adapters, `jobs_waiting` the backlog."""
+
+    object: Literal["usage"] = "usage"
+    memories: Used
+    bytes: Used
+    jobs_waiting: Used
+    jobs_in_flight: Used
+    requests_per_minute: RateLimit
+
+
 class TenantObject(BaseModel):
     id: str
     object: Literal["tenant"] = "tenant"
@@ -372,7 +417,12 @@ class TenantObject(BaseModel):
     weight: float
     false_activation: float | None
     fallback: Fallback
+    quotas: QuotasObject
     created_at: int
+
+
+class TenantDetails(TenantObject):
+    usage: UsageObject
 
 
 class NewTenantObject(TenantObject):

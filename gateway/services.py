@@ -21,6 +21,7 @@ from gateway.announced import Announced
 from gateway.base_model import BasePreparation
 from gateway.fleet import Fleet
 from gateway.inference_client import InferenceClient, open_http
+from gateway.rates import RequestRates
 from gateway.residency_poll import MISSED_POLLS, ResidencyPoll
 from gateway.signing import signing, workers_tls
 from gateway.sse import EventStreams
@@ -40,6 +41,7 @@ class Services:
     http: httpx.AsyncClient
     registry: CollectorRegistry
     metrics: GatewayMetrics
+    rates: RequestRates
     stopping: Event
     trusted: Trusted
     event_streams: EventStreams
@@ -73,6 +75,7 @@ def open_services(settings: Settings) -> Services:
         http=http,
         registry=registry,
         metrics=metrics,
+        rates=RequestRates(settings.resolved_broker_url, settings.limits.requests_per_minute, metrics),
         stopping=stopping,
         trusted=trusted,
         event_streams=EventStreams(

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TypeVar
 
 from core.errors import LatentBankError
-from core.truth.records import ApiKey, AuditRecord, Deletion, Job, JobEvent, Memory, Tenant
+from core.truth.records import (
+    ApiKey,
+    AuditRecord,
+    Deletion,
+    Job,
+    JobEvent,
+    Memory,
+    OpenJobs,
+    Quotas,
+    Tenant,
+    Usage,
+)
 from gateway.errors import told
 from gateway.intake import Admission
 from gateway.schemas import (
@@ -26,7 +38,11 @@ from gateway.schemas import (
     MemoryDeleted,
     MemoryObject,
     Page,
+    QuotasObject,
+    RateLimit,
     TenantObject,
+    UsageObject,
+    Used,
 )
 
 Record = TypeVar("Record")
@@ -162,7 +178,18 @@ def tenant_object(tenant: Tenant) -> TenantObject:
         weight=tenant.weight,
         false_activation=tenant.false_activation,
         fallback=tenant.fallback,
+        quotas=QuotasObject(**asdict(tenant.quotas)),
         created_at=seconds(tenant.created_at),
+    )
+
+
+def usage_object(usage: Usage, jobs: OpenJobs, quotas: Quotas, backlog: int) -> UsageObject:
+    return UsageObject(
+        memories=Used(used=usage.memories, limit=quotas.memories),
+        bytes=Used(used=usage.bytes, limit=quotas.bytes),
+        jobs_waiting=Used(used=jobs.waiting, limit=backlog),
+        jobs_in_flight=Used(used=jobs.in_flight, limit=quotas.jobs_in_flight),
+        requests_per_minute=RateLimit(limit=quotas.requests_per_minute),
     )
 
 

@@ -50,13 +50,13 @@ class Dispatcher:
 
     def _decide(self, connection: Connection) -> tuple[Rung, list[float]]:
         flight = jobs.in_flight(connection)
-        capacity = free_capacity(workers.alive(connection, "distillation"), flight.busy)
+        free_workers = idle(workers.alive(connection, "distillation"), flight.busy)
         again = jobs.ring_overdue(
             connection,
             timeout_seconds=self._settings.doorbell_timeout_seconds,
-            limit=capacity,  # a doorbell is only late if somebody was free to answer it
+            limit=free_workers,  # a doorbell is only late if somebody was free to answer it
         )
-        free = capacity + self._settings.dispatch_buffer - flight.unanswered
+        free = free_workers + self._settings.dispatch_buffer - flight.unanswered
         departures = self._dispatch(connection, flight, free) if free > 0 else []
         waits = [departure.seconds_since_admission for departure in departures if departure.first]
         return Rung(tuple(departure.job_id for departure in departures), tuple(again)), waits
@@ -64,7 +64,7 @@ class Dispatcher:
     def _dispatch(self, connection: Connection, flight: jobs.InFlight, free: int) -> list[jobs.Departure]:
         cap = self._settings.in_flight_per_tenant
         contenders = jobs.dispatchable(connection, flight, in_flight_per_tenant=cap, heads=min(free, cap) + 1)
-        return jobs.depart(connection, contenders, free, lambda job_id: jobs.mark_dispatched(connection, job_id))
+        return jobs.depart(connection, contenders, free, lambda job_ids: jobs.mark_all_dispatched(connection, job_ids))
 
     def _ring(self, job_ids: Sequence[str]) -> None:
         """Stops at the first that the broker does not take; the rest are rung at the next pass."""
@@ -80,9 +80,6 @@ class Dispatcher:
             _log.info("doorbell rung", job_id=job_id)
 
 
-def free_capacity(alive: Sequence[WorkerRecord], busy: Collection[str]) -> int:
-    """Jobs that the idle workers can begin at once; a worker that does not say begins one.
-
-    A busy worker has no room, whatever its capacity: it begins its jobs together, as one pack.
-    """
-    return sum(int(worker.info.get("capacity", 1)) for worker in alive if worker.id not in busy)
+def idle(alive: Sequence[WorkerRecord], busy: Collection[str]) -> int:
+    """Workers that run nothing. Each is rung for one job; what else goes into its pack, it takes along by itself."""
+    return sum(worker.id not in busy for worker in alive)

@@ -80,8 +80,12 @@ class Api:
         return self._call("POST", "/v1/tenants", json=body)
 
     def change_tenant(self, tenant_id: str, changes: Mapping[str, Any]) -> Json:
-        """`false_activation`, `fallback`: what is given changes. Needs the admin key."""
+        """`false_activation`, `fallback`, `quotas`: what is given changes. Needs the admin key."""
         return self._call("PATCH", f"/v1/tenants/{quote(tenant_id, safe='')}", json=dict(changes))
+
+    def tenant(self, tenant_id: str) -> Json:
+        """With its own `quotas`, and `usage` beside the limits that hold. Needs the admin key."""
+        return self._call("GET", f"/v1/tenants/{quote(tenant_id, safe='')}")
 
     def tenants(self) -> list[Json]:
         return list(self._pages("/v1/tenants", {}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select
@@ -17,13 +17,22 @@ _BATCH = 1000
 
 
 def put_record(connection: Connection, memory_id: str, adapter_digest: str, record: RetrievalRecord | None) -> None:
-    """In place of the record of the version before; `None` leaves none."""
-    connection.execute(delete(retrieval_records).where(retrieval_records.c.memory_id == memory_id))
-    if record is not None:
-        fields = {name: getattr(record, name) for name in RetrievalRecord.__slots__}
-        connection.execute(
-            insert(retrieval_records).values(memory_id=memory_id, adapter_digest=adapter_digest, **fields)
-        )
+    """As `put_records`, of one memory."""
+    put_records(connection, [(memory_id, adapter_digest, record)])
+
+
+def put_records(connection: Connection, records: Sequence[tuple[str, str, RetrievalRecord | None]]) -> None:
+    """Memories, their adapters' digests and their records, in place of the versions before; `None` leaves none."""
+    memory_ids = [memory_id for memory_id, _, _ in records]
+    connection.execute(delete(retrieval_records).where(retrieval_records.c.memory_id.in_(memory_ids)))
+    new = [
+        {"memory_id": memory_id, "adapter_digest": adapter_digest}
+        | {name: getattr(record, name) for name in RetrievalRecord.__slots__}
+        for memory_id, adapter_digest, record in records
+        if record is not None
+    ]
+    if new:
+        connection.execute(insert(retrieval_records), new)
 
 
 def backfill_record(connection: Connection, memory_id: str, adapter_digest: str, record: RetrievalRecord) -> None:

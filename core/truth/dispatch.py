@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -25,6 +25,7 @@ from core.jobs import fairness
 from core.jobs.fairness import Contender, Waiting, decayed
 from core.jobs.states import State
 from core.truth.clock import from_now, now
+from core.truth.records import quotas_in
 from core.truth.tables import fair_shares, jobs, tenants
 
 QUANTUM_SECONDS = 30.0
@@ -32,10 +33,10 @@ QUANTUM_SECONDS = 30.0
 
 _HALF_LIFE_SECONDS = 3600.0
 # The states are literals, as in the partial indexes that serve these: a parameter would hide them from the planner.
-_QUEUED = jobs.c.state == literal_column(f"'{State.QUEUED}'")
+QUEUED: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.QUEUED}'")
 RUNNING: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.RUNNING}'")
-WAITING: ColumnElement[bool] = and_(_QUEUED, jobs.c.dispatched_at.is_(None))
-DISPATCHED: ColumnElement[bool] = and_(_QUEUED, jobs.c.dispatched_at.is_not(None))
+WAITING: ColumnElement[bool] = and_(QUEUED, jobs.c.dispatched_at.is_(None))
+DISPATCHED: ColumnElement[bool] = and_(QUEUED, jobs.c.dispatched_at.is_not(None))
 _PLACE = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
 """The order in which a tenant's jobs leave the backlog."""
 
@@ -85,12 +86,22 @@ def dispatchable(
 ) -> tuple[Contender, ...]:
     """The first `heads` waiting jobs of every tenant, by priority and then age, with the tenants' shares.
 
+    A tenant's own quota of jobs in flight goes before `in_flight_per_tenant`.
+
     `among` narrows the jobs down. Locks the shares; until its end the transaction may wait for no other lock.
     """
     waiting = _heads(connection, heads, true() if among is None else among)
     share = fair_shares.c
     rows = connection.execute(
-        select(tenants.c.id, tenants.c.weight, share.deficit_seconds, share.turn, share.updated_at, now().label("now"))
+        select(
+            tenants.c.id,
+            tenants.c.weight,
+            tenants.c.settings,
+            share.deficit_seconds,
+            share.turn,
+            share.updated_at,
+            now().label("now"),
+        )
         .join(fair_shares, share.tenant_id == tenants.c.id)
         .where(share.tenant_id.in_(sorted(waiting)))
         .order_by(share.tenant_id)
@@ -102,34 +113,41 @@ def dispatchable(
             weight=row.weight,
             deficit=decayed(row.deficit_seconds, (row.now - row.updated_at).total_seconds(), _HALF_LIFE_SECONDS),
             turn=row.turn,
-            room=max(0, in_flight_per_tenant - flight.by_tenant.get(row.id, 0)),
+            room=_room(row.settings, flight.by_tenant.get(row.id, 0), in_flight_per_tenant, heads),
             waiting=tuple(waiting[row.id]),
         )
         for row in rows
     )
 
 
-def depart(
-    connection: Connection, contenders: Sequence[Contender], free: int, take: Callable[[str], T | None]
-) -> list[T]:
-    """Picks up to `free` jobs fairly, has each taken by `take`, and writes the shares, in the contenders' transaction.
+def _room(settings: Mapping[str, Any], in_flight: int, default: int, heads: int) -> int:
+    """Under a quota above the default, no more than the heads show and one: whether others wait has to be known."""
+    own = quotas_in(settings).jobs_in_flight
+    room = max(0, (default if own is None else own) - in_flight)
+    return min(room, heads - 1) if own is not None and own > default else room
 
-    `take` answers `None` for a job that can't leave after all; its tenant does not pay for it.
+
+def depart(
+    connection: Connection,
+    contenders: Sequence[Contender],
+    free: int,
+    take: Callable[[Sequence[str]], Mapping[str, T]],
+) -> list[T]:
+    """Picks up to `free` jobs fairly, has them taken by `take`, and writes the shares, in the contenders' transaction.
+
+    `take` gives what it took by the job's id; a tenant does not pay for a job that could not leave after all.
     """
     selection = fairness.select(contenders, free, QUANTUM_SECONDS)
     owners = {job.job_id: tenant.tenant_id for tenant in contenders for job in tenant.waiting}
     deficits = dict(selection.deficits)
-    taken = []
+    taken = take([job.job_id for job in selection.picked])
     for job in selection.picked:
-        what = take(job.job_id)
-        if what is None:
+        if job.job_id not in taken:
             deficits[owners[job.job_id]] += job.cost
-        else:
-            taken.append(what)
     before = {tenant.tenant_id: (tenant.deficit, tenant.turn) for tenant in contenders}
     changed = {id_: d for id_, d in deficits.items() if (d, selection.turns[id_]) != before[id_]}
     charge(connection, changed, selection.turns)
-    return taken
+    return [taken[job.job_id] for job in selection.picked if job.job_id in taken]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,20 +160,29 @@ class Departure:
 
 
 def mark_dispatched(connection: Connection, job_id: str) -> Departure | None:
-    """The job leaves the backlog, charged with its estimate.
+    """As `mark_all_dispatched`, of one job; `None` where it can't leave."""
+    return mark_all_dispatched(connection, [job_id]).get(job_id)
 
-    `None` where it does not wait any more, or somebody is just changing it.
+
+def mark_all_dispatched(connection: Connection, job_ids: Sequence[str]) -> dict[str, Departure]:
+    """The jobs leave the backlog, charged with their estimates; by id.
+
+    Left out is what does not wait any more, and what somebody is just changing.
     """
-    mine = select(jobs.c.id).where(jobs.c.id == job_id, WAITING).with_for_update(skip_locked=True)
-    if connection.execute(mine).one_or_none() is None:
-        return None
-    row = connection.execute(
+    mine = select(jobs.c.id).where(jobs.c.id.in_(sorted(job_ids)), WAITING).order_by(jobs.c.id)
+    locked = connection.execute(mine.with_for_update(skip_locked=True)).scalars().all()
+    if not locked:
+        return {}
+    rows = connection.execute(
         update(jobs)
-        .where(jobs.c.id == job_id)
+        .where(jobs.c.id.in_(locked))
         .values(dispatched_at=now(), rung_at=now(), charged_seconds=jobs.c.cost_estimate_seconds)
-        .returning(jobs.c.dispatched_at, jobs.c.created_at, jobs.c.epoch)
-    ).one()
-    return Departure(job_id, row.epoch == 0, max(0.0, (row.dispatched_at - row.created_at).total_seconds()))
+        .returning(jobs.c.id, jobs.c.dispatched_at, jobs.c.created_at, jobs.c.epoch)
+    )
+    return {
+        row.id: Departure(row.id, row.epoch == 0, max(0.0, (row.dispatched_at - row.created_at).total_seconds()))
+        for row in rows
+    }
 
 
 def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:

@@ -16,25 +16,43 @@ from core.truth.dispatch import (
     depart,
     dispatchable,
     in_flight,
+    mark_all_dispatched,
     mark_dispatched,
     ring_overdue,
     unring,
 )
-from core.truth.leases import advance, claim, finish, give_up, publish, reap, release, renew, run_together, tell
-from core.truth.packing import PackLimits, claim_mates
+from core.truth.leases import (
+    Advance,
+    advance,
+    advance_all,
+    claim,
+    finish,
+    give_up,
+    publish,
+    publish_all,
+    reap,
+    release,
+    renew,
+    run_together,
+    tell,
+)
+from core.truth.packing import PackLimits, claim_mates, claim_next
 from core.truth.pages import older_than
 from core.truth.records import Job, JobEvent
 from core.truth.tables import job_events, jobs
 from core.truth.transitions import cancel, job_of, lock_job
 
 __all__ = [
+    "Advance",
     "Departure",
     "InFlight",
     "PackLimits",
     "advance",
+    "advance_all",
     "charge",
     "claim",
     "claim_mates",
+    "claim_next",
     "count_by_state",
     "depart",
     "dispatchable",
@@ -44,10 +62,12 @@ __all__ = [
     "in_flight",
     "list_events",
     "list_jobs",
+    "mark_all_dispatched",
     "mark_dispatched",
     "newest_jobs",
     "pending_device_seconds",
     "publish",
+    "publish_all",
     "reap",
     "release",
     "renew",

@@ -7,10 +7,11 @@ valid. Whoever lost the lease changes nothing.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, select, update
 
 from core.errors import LeaseLost
 from core.jobs.states import (
@@ -32,9 +33,21 @@ from core.truth.clock import from_now, now
 from core.truth.database import exclusive
 from core.truth.dispatch import RUNNING
 from core.truth.records import Claim, Job, Publication, Renewal
-from core.truth.revisions import revised, revised_fields
+from core.truth.revisions import revised_fields
 from core.truth.tables import jobs, memories
-from core.truth.transitions import NewEvent, apply, bump_bank, job_of, lock_job, memory_of, state_of, write_event
+from core.truth.transitions import (
+    Move,
+    NewEvent,
+    apply,
+    apply_all,
+    bump_banks,
+    job_of,
+    lock_job,
+    lock_jobs,
+    memory_of,
+    state_of,
+    write_event,
+)
 from core.truth.usage import SIZE
 
 
@@ -45,27 +58,48 @@ def claim(
 
     With `skip_locked` also where another transaction is just changing the job.
     """
-    row = lock_job(connection, job_id, skip_locked=skip_locked)
-    if row is None or State(row.state) is not State.QUEUED:
-        return None
+    taken = claim_all(connection, [job_id], worker_id, lease_seconds, skip_locked=skip_locked)
+    return next(iter(taken), None)
+
+
+def claim_all(
+    connection: Connection,
+    job_ids: Sequence[str],
+    worker_id: str,
+    lease_seconds: float,
+    *,
+    skip_locked: bool = False,
+    from_backlog: bool = False,
+) -> list[Claim]:
+    """As `claim`, those of the jobs that can be taken, in the order given; they share one fresh token.
+
+    `from_backlog` takes jobs that were not dispatched, and charges their tenants as dispatch does.
+    """
+    rows = [row for row in lock_jobs(connection, job_ids, skip_locked=skip_locked) if _waits(row, from_backlog)]
+    if not rows:
+        return []
     token = secrets.token_hex(8)
-    changed = apply(
+    told = {"worker_id": worker_id}
+    values: dict[str, Any] = {"pack_jobs": 1, "started_at": now(), "lease_until": from_now(lease_seconds)}
+    if from_backlog:
+        values |= {"dispatched_at": now(), "rung_at": now(), "charged_seconds": jobs.c.cost_estimate_seconds}
+    changed = apply_all(
         connection,
-        row,
-        Claimed(),
-        message="A worker has taken the job.",
-        data={"worker_id": worker_id},
+        [Move(row, Claimed(), "A worker has taken the job.", data=told) for row in rows],
         worker_id=worker_id,
         token=token,
-        lease_until=from_now(lease_seconds),
-        started_at=now(),
-        pack_jobs=1,
+        **values,
     )
-    if changed is None:
-        return None
-    memory = connection.execute(select(memories).where(memories.c.id == row.memory_id)).one()
-    to_make = revised(connection, memory_of(memory), row.id)
-    return Claim(job_of(changed), to_make, changed.epoch, token, changed.lease_until)
+    found = select(memories).where(memories.c.id.in_([row.memory_id for row in changed.values()]))
+    to_make = {row.id: memory_of(row) for row in connection.execute(found)}
+    replaced = revised_fields(connection, list(changed))
+    order = {job_id: place for place, job_id in enumerate(job_ids)}
+    return [
+        Claim(
+            job_of(row), replace(to_make[row.memory_id], **replaced.get(row.id, {})), row.epoch, token, row.lease_until
+        )
+        for row in sorted(changed.values(), key=lambda row: order[row.id])
+    ]
 
 
 def renew(connection: Connection, claim: Claim, lease_seconds: float) -> Renewal:
@@ -81,6 +115,18 @@ def renew(connection: Connection, claim: Claim, lease_seconds: float) -> Renewal
     return Renewal(True, row.cancel_requested, row.lease_until)
 
 
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """How far a claim's job is: phase and progress, 0 to 1 over the whole job, as an event."""
+
+    claim: Claim
+    phase: str
+    progress: float
+    message: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    level: str = "info"
+
+
 def advance(
     connection: Connection,
     claim: Claim,
@@ -92,15 +138,38 @@ def advance(
     level: str = "info",
 ) -> Job:
     """Reports phase and progress (0 to 1 over the whole job) as an event. Raises `LeaseLost`."""
-    return _held_transition(
-        connection, claim, Advanced(Phase(phase), progress), message=message, data=data, level=level
-    )
+    moved = advance_all(connection, [Advance(claim, phase, progress, message, data or {}, level)])
+    if claim.job.id not in moved:
+        raise LeaseLost
+    return moved[claim.job.id]
+
+
+def advance_all(connection: Connection, advances: Sequence[Advance]) -> dict[str, Job]:
+    """Reports many, in order, several of one job too; the jobs by id, without those whose lease is lost."""
+    claims = {one.claim.job.id: one.claim for one in advances}
+    rows = {row.id: row for row in lock_jobs(connection, list(claims)) if _is_held(row, claims[row.id])}
+    left = [one for one in advances if one.claim.job.id in rows]
+    while left:
+        first: dict[str, Advance] = {}
+        for one in left:
+            first.setdefault(one.claim.job.id, one)
+        moves = [
+            Move(rows[id_], Advanced(Phase(one.phase), one.progress), one.message, one.level, one.data)
+            for id_, one in first.items()
+        ]
+        moved = apply_all(connection, moves, jobs.c.lease_until > now())
+        rows = {id_: moved.get(id_, row) for id_, row in rows.items() if id_ in moved or id_ not in first}
+        left = [one for one in left if one is not first[one.claim.job.id] and one.claim.job.id in rows]
+    return {id_: job_of(row) for id_, row in rows.items()}
 
 
 def run_together(connection: Connection, claims: Sequence[Claim]) -> None:
     """The claims' jobs share one run from here on, and the device with it: each is settled for its part."""
-    for claim in sorted(claims, key=lambda claim: claim.job.id):
-        connection.execute(update(jobs).where(_held(claim)).values(pack_jobs=len(claims)))
+    by_job = {claim.job.id: claim for claim in claims}
+    by_id = select(jobs).where(jobs.c.id.in_(sorted(by_job))).order_by(jobs.c.id).with_for_update()
+    held = [row.id for row in connection.execute(by_id) if _is_held(row, by_job[row.id])]
+    mine = and_(jobs.c.id.in_(held), jobs.c.lease_until > now())
+    connection.execute(update(jobs).where(mine).values(pack_jobs=len(claims)))
 
 
 def tell(connection: Connection, claim: Claim, message: str) -> None:
@@ -116,40 +185,70 @@ def publish(connection: Connection, claim: Claim, publication: Publication) -> b
     Guarded by epoch, token, lease, running, not cancelled, memory not deleted, version newer. Asked again after a reply
     that got lost, it is True again.
     """
-    row = lock_job(connection, claim.job.id)
-    if row is None:
-        return False
-    if State(row.state) is State.SUCCEEDED:
-        return _is_current(connection, claim, row, publication)
-    if State(row.state) is not State.RUNNING or row.cancel_requested:
-        return False
-    servable = select(memories.c.id).where(
-        memories.c.id == row.memory_id,
-        memories.c.deleted_at.is_(None),
-        memories.c.version.is_(None) | (memories.c.version < publication.version),
-    )
-    message, data = "The memory is ready.", {"version": publication.version, "digest": publication.adapter_digest}
-    if apply(connection, row, Published(), _held(claim), servable.exists(), message=message, data=data) is None:
-        return False
-    before = connection.execute(select(SIZE).where(memories.c.id == row.memory_id)).scalar_one()
-    after = connection.execute(
-        update(memories)
-        .where(memories.c.id == row.memory_id)
-        .values(
-            status="ready",
-            version=publication.version,
-            adapter_digest=publication.adapter_digest,
-            manifest_key=publication.manifest_key,
-            adapter_bytes=publication.adapter_bytes,
-            updated_at=now(),
-            **(revised_fields(connection, row.id) | {"base_digest": publication.base_digest}),
+    return publish_all(connection, [(claim, publication)])[0]
+
+
+def publish_all(connection: Connection, publications: Sequence[tuple[Claim, Publication]]) -> list[bool]:
+    """As `publish`, each of different jobs for itself, in one transaction."""
+    rows = {row.id: row for row in lock_jobs(connection, [claim.job.id for claim, _ in publications])}
+    told: dict[str, bool] = {}
+    by_version: dict[int, list[tuple[Row[Any], Publication]]] = {}
+    for claim, publication in publications:
+        row = rows.get(claim.job.id)
+        if row is not None and State(row.state) is State.SUCCEEDED:
+            told[row.id] = _is_current(connection, claim, row, publication)
+        elif row is not None and _is_held(row, claim) and not row.cancel_requested:
+            by_version.setdefault(publication.version, []).append((row, publication))
+    published: list[tuple[Row[Any], Publication]] = []
+    for version, wanted in by_version.items():
+        servable = select(memories.c.id).where(
+            memories.c.id == jobs.c.memory_id,
+            memories.c.deleted_at.is_(None),
+            memories.c.version.is_(None) | (memories.c.version < version),
         )
-        .returning(SIZE)
-    ).scalar_one()
-    banks.put_record(connection, row.memory_id, publication.adapter_digest, publication.retrieval)
-    bump_bank(connection, row.tenant_id, row.memory_id)
-    usage.add(connection, row.tenant_id, size=after - before)
-    return True
+        moves = [
+            Move(row, Published(), "The memory is ready.", data={"version": version, "digest": made.adapter_digest})
+            for row, made in wanted
+        ]
+        changed = apply_all(connection, moves, jobs.c.lease_until > now(), servable.exists())
+        published += [(row, made) for row, made in wanted if row.id in changed]
+    _make_current(connection, published)
+    told |= {row.id: True for row, _ in published}
+    return [told.get(claim.job.id, False) for claim, _ in publications]
+
+
+def _make_current(connection: Connection, published: Sequence[tuple[Row[Any], Publication]]) -> None:
+    """Writes what the memories, which are locked, are from now on, and tells their banks."""
+    if not published:
+        return
+    sizes = select(memories.c.id, SIZE.label("size")).where(memories.c.id.in_([row.memory_id for row, _ in published]))
+    before = {row.id: row.size for row in connection.execute(sizes)}
+    replaced = revised_fields(connection, [row.id for row, _ in published])
+    new = [
+        {
+            "memory": row.memory_id,
+            **replaced.get(row.id, {}),
+            "version": made.version,
+            "adapter_digest": made.adapter_digest,
+            "manifest_key": made.manifest_key,
+            "adapter_bytes": made.adapter_bytes,
+            "base_digest": made.base_digest,
+        }
+        for row, made in published
+    ]
+    # New versions replace what the memory is made of too, first ones do not: two kinds of statement.
+    for columns in {tuple(fields) for fields in new}:
+        values: dict[str, Any] = {name: bindparam(name) for name in columns if name != "memory"}
+        statement = update(memories).where(memories.c.id == bindparam("memory"))
+        statement = statement.values(status="ready", updated_at=now(), **values)
+        connection.execute(statement, [fields for fields in new if tuple(fields) == columns])
+    banks.put_records(connection, [(row.memory_id, made.adapter_digest, made.retrieval) for row, made in published])
+    bump_banks(connection, [(row.tenant_id, row.memory_id) for row, _ in published])
+    after = {row.id: row.size for row in connection.execute(sizes)}
+    grown: dict[str, int] = {}
+    for row, _ in published:
+        grown[row.tenant_id] = grown.get(row.tenant_id, 0) + after[row.memory_id] - before[row.memory_id]
+    usage.add_sizes(connection, grown)
 
 
 def finish(
@@ -210,6 +309,15 @@ def reap(connection: Connection, max_attempts: int, limit: int = 100) -> list[Jo
     return reaped
 
 
+def _waits(row: Row[Any], in_backlog: bool) -> bool:
+    return State(row.state) is State.QUEUED and not (in_backlog and row.dispatched_at is not None)
+
+
+def _is_held(row: Row[Any], claim: Claim) -> bool:
+    """Whether the claim is the row's; whether its lease still holds only the database's clock can say."""
+    return State(row.state) is State.RUNNING and (row.epoch, row.token) == (claim.epoch, claim.token)
+
+
 def _held(claim: Claim) -> ColumnElement[bool]:
     return and_(
         jobs.c.id == claim.job.id,
@@ -220,12 +328,21 @@ def _held(claim: Claim) -> ColumnElement[bool]:
     )
 
 
-def _held_transition(connection: Connection, claim: Claim, event: Event, **values: Any) -> Job:
+def _held_transition(
+    connection: Connection,
+    claim: Claim,
+    event: Event,
+    *,
+    message: str,
+    level: str = "info",
+    data: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> Job:
     """Raises `LeaseLost` before the state machine is asked: a job that others took over is not ours to judge."""
     row = lock_job(connection, claim.job.id)
-    if row is None or row.epoch != claim.epoch or row.token != claim.token or State(row.state) is not State.RUNNING:
+    if row is None or not _is_held(row, claim):
         raise LeaseLost
-    changed = apply(connection, row, event, _held(claim), **values)
+    changed = apply(connection, Move(row, event, message, level, data or {}), _held(claim), **values)
     if changed is None:
         raise LeaseLost
     return job_of(changed)
@@ -263,19 +380,10 @@ def _lose(
     after = transition(state_of(row), event).state
     data = {"error_code": error_code, "attempt": row.attempts}
     if after is not State.FAILED:
-        return apply(connection, row, event, *guards, message=message, level="warning", data=data)
+        return apply(connection, Move(row, event, message, "warning", data), *guards)
     error = error_message or f"Given up after {row.attempts} attempts: {message}"
-    return apply(
-        connection,
-        row,
-        event,
-        *guards,
-        message=error,
-        level="error",
-        data=data,
-        error_code=error_code,
-        error_message=error,
-    )
+    move = Move(row, event, error, "error", data)
+    return apply(connection, move, *guards, error_code=error_code, error_message=error)
 
 
 def _is_current(connection: Connection, claim: Claim, row: Row[Any], publication: Publication) -> bool:

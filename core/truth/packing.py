@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select, true
 
-from core.jobs.states import State
 from core.truth import workers
 from core.truth.database import exclusive
-from core.truth.dispatch import DISPATCHED, InFlight, depart, dispatchable, in_flight, mark_dispatched
-from core.truth.leases import claim
+from core.truth.dispatch import DISPATCHED, QUEUED, InFlight, depart, dispatchable, in_flight
+from core.truth.leases import claim_all
 from core.truth.records import Claim
 from core.truth.revisions import context_of_job
 from core.truth.tables import jobs
-from core.truth.transitions import lock_job
 
 _LOOK_AHEAD = 4
 """Dispatched jobs looked at for each place in the pack, so that a few long contexts don't hide the short ones."""
@@ -28,6 +27,27 @@ class PackLimits:
     jobs: int
     context_bytes: int
     in_flight_per_tenant: int
+
+
+def claim_next(
+    connection: Connection, worker_id: str, base_digest: str, lease_seconds: float, limits: PackLimits
+) -> Claim | None:
+    """What a worker that is free and awake begins next, without a doorbell of its own; `None` if there is nothing.
+
+    First the dispatched job that waits longest for an answer to its doorbell, as if that had rung here; then the first
+    of the backlog by fair shares, of the worker's base and not attempted yet: others go by a doorbell.
+    """
+    exclusive(connection, "dispatch")
+    flight = in_flight(connection)
+    for job_id in _dispatched(connection, true(), _LOOK_AHEAD) if flight.unanswered else []:
+        if claimed := claim_all(connection, [job_id], worker_id, lease_seconds, skip_locked=True):
+            return claimed[0]
+    cap = limits.in_flight_per_tenant
+    contenders = dispatchable(
+        connection, flight, in_flight_per_tenant=cap, heads=min(1, cap) + 1, among=_untried(base_digest)
+    )
+    mates = _Mates(connection, worker_id, lease_seconds, sys.maxsize)
+    return next(iter(depart(connection, contenders, 1, mates.take_from_backlog)), None)
 
 
 def claim_mates(
@@ -45,10 +65,8 @@ def claim_mates(
     flight = in_flight(connection)
     room = _room(connection, len(pack), worker_id, base_digest, flight, limits)
     mates = _Mates(connection, worker_id, lease_seconds, limits.context_bytes - sum(_size(mate) for mate in pack))
-    taken: list[Claim] = []
-    for job_id in _dispatched(connection, base_digest, room):
-        if len(taken) < room and (mate := mates.take(job_id)) is not None:
-            taken.append(mate)
+    candidates = _dispatched(connection, _untried(base_digest), room * _LOOK_AHEAD) if flight.unanswered else []
+    taken = list(mates.take(candidates, room).values())
     if len(taken) >= room:
         return taken
     cap = limits.in_flight_per_tenant
@@ -67,23 +85,46 @@ class _Mates:
         self._lease_seconds = lease_seconds
         self._bytes_left = bytes_left
 
-    def take(self, job_id: str) -> Claim | None:
-        if not self._fits(job_id):
-            return None
-        mate = claim(self._connection, job_id, self._worker_id, self._lease_seconds, skip_locked=True)
-        if mate is not None:
-            self._bytes_left -= _size(mate)
-        return mate
+    def take(self, job_ids: Sequence[str], most: int) -> dict[str, Claim]:
+        """Up to `most` dispatched jobs, by id; what another transaction holds makes room for the next ones."""
+        taken: dict[str, Claim] = {}
+        left = list(job_ids)
+        while left and len(taken) < most:
+            fitting = self._fitting(left, most - len(taken))
+            taken |= self._claim(fitting, from_backlog=False)
+            # What did not fit before those that did will not fit after them either.
+            left = left[left.index(fitting[-1]) + 1 :] if fitting else []
+        return taken
 
-    def take_from_backlog(self, job_id: str) -> Claim | None:
-        """Locked before it is marked: a job that was marked and not claimed would have no doorbell."""
-        if not self._fits(job_id) or lock_job(self._connection, job_id, skip_locked=True) is None:
-            return None
-        return None if mark_dispatched(self._connection, job_id) is None else self.take(job_id)
+    def take_from_backlog(self, job_ids: Sequence[str]) -> dict[str, Claim]:
+        """Claimed as they leave: a job that had left and was not claimed would have no doorbell."""
+        return self._claim(self._fitting(job_ids, len(job_ids)), from_backlog=True)
 
-    def _fits(self, job_id: str) -> bool:
-        size = select(context_of_job("context_bytes")).where(jobs.c.id == job_id)
-        return int(self._connection.execute(size).scalar_one()) <= self._bytes_left
+    def _claim(self, job_ids: Sequence[str], *, from_backlog: bool) -> dict[str, Claim]:
+        if not job_ids:
+            return {}
+        claims = claim_all(
+            self._connection,
+            job_ids,
+            self._worker_id,
+            self._lease_seconds,
+            skip_locked=True,
+            from_backlog=from_backlog,
+        )
+        self._bytes_left -= sum(map(_size, claims))
+        return {claim.job.id: claim for claim in claims}
+
+    def _fitting(self, job_ids: Sequence[str], most: int) -> list[str]:
+        """The first `most` jobs whose contexts fit together, leaving out those that are too long."""
+        sizes = select(jobs.c.id, context_of_job("context_bytes").label("bytes")).where(jobs.c.id.in_(job_ids))
+        by_id = {row.id: int(row.bytes) for row in self._connection.execute(sizes)}
+        fitting: list[str] = []
+        bytes_left = self._bytes_left
+        for job_id in job_ids:
+            if len(fitting) < most and by_id.get(job_id, bytes_left + 1) <= bytes_left:
+                bytes_left -= by_id[job_id]
+                fitting.append(job_id)
+        return fitting
 
 
 def _room(
@@ -94,18 +135,18 @@ def _room(
         worker.id != worker_id and worker.id not in flight.busy and worker.info.get("base_digest") == base_digest
         for worker in workers.alive(connection, "distillation")
     )
-    due = select(jobs.c.id).where(jobs.c.state == State.QUEUED, _untried(base_digest)).limit(limits.jobs * (idle + 1))
+    due = select(jobs.c.id).where(QUEUED, _untried(base_digest)).limit(limits.jobs * (idle + 1))
     waiting = int(connection.execute(select(func.count()).select_from(due.subquery())).scalar_one())
     part = -(-(waiting + packed) // (idle + 1))
     return max(0, min(limits.jobs, part) - packed)
 
 
-def _dispatched(connection: Connection, base_digest: str, room: int) -> list[str]:
+def _dispatched(connection: Connection, which: ColumnElement[bool], most: int) -> list[str]:
     query = (
         select(jobs.c.id)
-        .where(DISPATCHED, _untried(base_digest))
+        .where(DISPATCHED, which)
         .order_by(jobs.c.dispatched_at, jobs.c.created_at, jobs.c.id)
-        .limit(room * _LOOK_AHEAD)
+        .limit(most)
     )
     return list(connection.execute(query).scalars())
 

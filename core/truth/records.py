@@ -46,6 +46,17 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenJobs:
+    """A tenant's jobs that have not ended: `waiting` in the backlog's sense, not begun; `in_flight` left the backlog.
+
+    A job whose doorbell nobody has answered yet is both.
+    """
+
+    waiting: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """`weight` is the tenant's share of the devices; `bank_revision` grows with every change of what is served."""
 

@@ -6,7 +6,7 @@ earlier one.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, ScalarSelect, func, insert, select, update
@@ -89,15 +89,10 @@ def revise(
     return get_memory(connection, new.tenant_id, new.memory_id), job_of(read_job(connection, new.job_id)), True
 
 
-def revised_fields(connection: Connection, job_id: str) -> dict[str, Any]:
-    """What the job will replace of its memory; nothing where it makes the first version."""
-    row = connection.execute(select(revisions).where(revisions.c.job_id == job_id)).one_or_none()
-    return {} if row is None else {name: row._mapping[name] for name in FIELDS}
-
-
-def revised(connection: Connection, memory: Memory, job_id: str) -> Memory:
-    """The memory as the job is to make it: the new context, but still the published version."""
-    return replace(memory, **revised_fields(connection, job_id))
+def revised_fields(connection: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each job will replace of its memory, by the job's id; nothing of those that make a first version."""
+    rows = connection.execute(select(revisions).where(revisions.c.job_id.in_(job_ids)))
+    return {row.job_id: {name: row._mapping[name] for name in FIELDS} for row in rows}
 
 
 def context_of_job(column: str) -> ScalarSelect[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select, update
 
 from core.errors import NotFound
 from core.jobs.states import ENDED, CancelRequested, Event, JobState, Phase, Reason, State, transition
@@ -16,6 +16,19 @@ from core.truth.tables import fair_shares, job_events, jobs, memories, tenants
 
 # What it returns makes many rows one statement.
 _NEW_EVENTS = insert(job_events).values(at=now()).returning(job_events.c.id)
+_SETTLED = (
+    update(fair_shares)
+    .where(fair_shares.c.tenant_id == bindparam("tenant"))
+    .values(deficit_seconds=fair_shares.c.deficit_seconds + bindparam("seconds"))
+)
+_BANK = (
+    update(tenants)
+    .where(tenants.c.id == bindparam("tenant"))
+    .values(bank_revision=tenants.c.bank_revision + bindparam("by"))
+)
+_BANK_OF_MEMORY = (
+    update(memories).where(memories.c.id == bindparam("memory")).values(bank_revision=bindparam("revision"))
+)
 
 
 def job_of(row: Row[Any]) -> Job:
@@ -53,62 +66,77 @@ def read_job(connection: Connection, job_id: str) -> Row[Any]:
 
 def lock_job(connection: Connection, job_id: str, *, skip_locked: bool = False) -> Row[Any] | None:
     """The job's row, locked after its memory's; `None` where it is unknown, or locked by another that we skip."""
-    memory_id = select(jobs.c.memory_id).where(jobs.c.id == job_id).scalar_subquery()
-    memory = select(memories.c.id).where(memories.c.id == memory_id).with_for_update(skip_locked=skip_locked)
-    if connection.execute(memory).one_or_none() is None:
-        return None
-    job = select(jobs).where(jobs.c.id == job_id).with_for_update(skip_locked=skip_locked)
-    return connection.execute(job).one_or_none()
+    return next(iter(lock_jobs(connection, [job_id], skip_locked=skip_locked)), None)
 
 
-def apply(
-    connection: Connection,
-    row: Row[Any],
-    event: Event,
-    *guards: ColumnElement[bool],
-    message: str,
-    level: str = "info",
-    data: dict[str, Any] | None = None,
-    **values: Any,
-) -> Row[Any] | None:
-    """Moves the job of `row` by `event`, writes the event, and settles what an end means for others.
+def lock_jobs(connection: Connection, job_ids: Collection[str], *, skip_locked: bool = False) -> list[Row[Any]]:
+    """The jobs' rows, locked after their memories', each in the order of the ids, as everybody does who locks many."""
+    wanted = jobs.c.id.in_(sorted(job_ids))
+    theirs = memories.c.id.in_(select(jobs.c.memory_id).where(wanted))
+    by_memory = select(memories.c.id).where(theirs).order_by(memories.c.id)
+    locked = connection.execute(by_memory.with_for_update(skip_locked=skip_locked)).scalars().all()
+    if not locked:
+        return []
+    by_id = select(jobs).where(wanted, jobs.c.memory_id.in_(locked)).order_by(jobs.c.id)
+    return list(connection.execute(by_id.with_for_update(skip_locked=skip_locked)))
 
-    The update only hits where the row is still in the state and epoch that was read, and every guard holds; `None`, and
-    nothing changed, where it did not. Raises `IllegalTransition` where the state machine does.
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An event for the job of `row`, which is locked, and what its owner is told of it."""
+
+    row: Row[Any]
+    event: Event
+    message: str
+    level: str = "info"
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def apply(connection: Connection, move: Move, *guards: ColumnElement[bool], **values: Any) -> Row[Any] | None:
+    """As `apply_all`, of one job; `None` where its row was not hit."""
+    return apply_all(connection, [move], *guards, **values).get(move.row.id)
+
+
+def apply_all(
+    connection: Connection, moves: Sequence[Move], *guards: ColumnElement[bool], **values: Any
+) -> dict[str, Row[Any]]:
+    """Moves jobs, each once, writes their events, and settles what an end means for others; the new rows by id.
+
+    An update only hits where the row is still in the state and epoch that was read, and every guard holds; of a job
+    that it does not hit nothing changes, and it is not in the answer. Jobs that come from one state by one event go in
+    one statement. Raises `IllegalTransition` where the state machine does, before anything is written.
     """
-    before = state_of(row)
-    after = transition(before, event)
-    leaves = before.state is State.RUNNING and after.state is not State.RUNNING
-    if leaves:
-        values |= {"lease_until": None, "charged_seconds": 0.0}
-    if after.state is State.QUEUED:
-        values |= {"dispatched_at": None, "rung_at": None, "worker_id": None, "charged_seconds": 0.0}
-    if after.state in ENDED:
-        values |= {"finished_at": now(), "charged_seconds": 0.0}
-    statement = (
-        update(jobs)
-        .where(jobs.c.id == row.id, jobs.c.state == before.state, jobs.c.epoch == before.epoch, *guards)
-        .values(
-            state=after.state.value,
-            phase=after.phase,
-            reason=after.reason,
-            epoch=after.epoch,
-            attempts=after.attempts,
-            progress=after.progress,
-            cancel_requested=after.cancel_requested,
-            **values,
+    alike: dict[tuple[JobState, JobState], list[Move]] = {}
+    for move in moves:
+        before = state_of(move.row)
+        alike.setdefault((before, transition(before, move.event)), []).append(move)
+    changed: dict[str, Row[Any]] = {}
+    events: list[NewEvent] = []
+    settled: list[Row[Any]] = []
+    failed: list[str] = []
+    for (before, after), group in alike.items():
+        statement = (
+            update(jobs)
+            .where(
+                jobs.c.id.in_([move.row.id for move in group]),
+                jobs.c.state == before.state,
+                jobs.c.epoch == before.epoch,
+                *guards,
+            )
+            .values(**(values | _columns(before, after)))
+            .returning(*jobs.c)
         )
-        .returning(*jobs.c)
-    )
-    changed = connection.execute(statement).one_or_none()
-    if changed is None:
-        return None
-    told = _event_data(after) | (data or {})
-    write_event(connection, NewEvent(row.id, _event_type(before, after), message, level, told))
-    if leaves or after.state in ENDED:
-        _settle(connection, row)
-    if after.state in ENDED and after.state is not State.SUCCEEDED:
-        _fail_memory(connection, row.memory_id)
+        changed |= {row.id: row for row in connection.execute(statement)}
+        hit = [move for move in group if move.row.id in changed]
+        type_, told = _event_type(before, after), _event_data(after)
+        events += [NewEvent(move.row.id, type_, move.message, move.level, {**told, **move.data}) for move in hit]
+        if after.state in ENDED or _leaves(before, after):
+            settled += [move.row for move in hit]
+        if after.state in ENDED and after.state is not State.SUCCEEDED:
+            failed += [move.row.memory_id for move in hit]
+    write_events(connection, events)
+    _settle(connection, settled)
+    _fail_memories(connection, failed)
     return changed
 
 
@@ -143,29 +171,40 @@ def cancel(connection: Connection, row: Row[Any], reason: Reason) -> Row[Any]:
     if State(row.state) in ENDED or row.cancel_requested:
         return row
     waiting = State(row.state) is not State.RUNNING
-    changed = apply(
-        connection,
-        row,
-        CancelRequested(reason),
-        message="The job is cancelled." if waiting else "The worker is told to stop.",
-        level="warning",
-    )
+    message = "The job is cancelled." if waiting else "The worker is told to stop."
+    changed = apply(connection, Move(row, CancelRequested(reason), message, "warning"))
     assert changed is not None, "the row is locked"
     return changed
 
 
 def bump_bank(connection: Connection, tenant_id: str, memory_id: str) -> None:
-    """Tells the inference workers that what the bank serves has changed, and that it is this memory that did.
+    """As `bump_banks`, of one memory."""
+    bump_banks(connection, [(tenant_id, memory_id)])
 
-    The tenant's row stays locked until the commit, so that a bank's revisions are committed in their order.
+
+def bump_banks(connection: Connection, changed: Collection[tuple[str, str]]) -> None:
+    """Tells the inference workers that what banks serve has changed, and which memories, by tenant and id, did.
+
+    A tenant's row stays locked until the commit, so that a bank's revisions are committed in their order.
     """
-    revision = connection.execute(
-        update(tenants)
-        .where(tenants.c.id == tenant_id)
-        .values(bank_revision=tenants.c.bank_revision + 1)
-        .returning(tenants.c.bank_revision)
-    ).scalar_one()
-    connection.execute(update(memories).where(memories.c.id == memory_id).values(bank_revision=revision))
+    by_tenant: dict[str, list[str]] = {}
+    for tenant_id, memory_id in changed:
+        by_tenant.setdefault(tenant_id, []).append(memory_id)
+    if not by_tenant:
+        return
+    rows = connection.execute(
+        select(tenants.c.id, tenants.c.bank_revision)
+        .where(tenants.c.id.in_(sorted(by_tenant)))
+        .order_by(tenants.c.id)
+        .with_for_update(key_share=True)
+    ).all()
+    revisions = [
+        {"memory": memory_id, "revision": row.bank_revision + place}
+        for row in rows
+        for place, memory_id in enumerate(by_tenant[row.id], 1)
+    ]
+    connection.execute(_BANK, [{"tenant": row.id, "by": len(by_tenant[row.id])} for row in rows])
+    connection.execute(_BANK_OF_MEMORY, revisions)
 
 
 def _event_type(before: JobState, after: JobState) -> str:
@@ -187,25 +226,51 @@ def _event_data(after: JobState) -> dict[str, Any]:
     }
 
 
-def _settle(connection: Connection, row: Row[Any]) -> None:
-    """Corrects what the tenant was charged at dispatch by what the claim really took: its part of a shared run."""
-    used = 0.0
-    if State(row.state) is State.RUNNING and row.started_at is not None:
-        seconds = (connection.execute(select(now())).scalar_one() - row.started_at).total_seconds()
-        used = max(0.0, seconds) / (row.pack_jobs or 1)
-    if used == row.charged_seconds:
+def _leaves(before: JobState, after: JobState) -> bool:
+    return before.state is State.RUNNING and after.state is not State.RUNNING
+
+
+def _columns(before: JobState, after: JobState) -> dict[str, Any]:
+    """What a transition writes into the job's row."""
+    columns: dict[str, Any] = {
+        "state": after.state.value,
+        "phase": after.phase,
+        "reason": after.reason,
+        "epoch": after.epoch,
+        "attempts": after.attempts,
+        "progress": after.progress,
+        "cancel_requested": after.cancel_requested,
+    }
+    if _leaves(before, after):
+        columns |= {"lease_until": None, "charged_seconds": 0.0}
+    if after.state is State.QUEUED:
+        columns |= {"dispatched_at": None, "rung_at": None, "worker_id": None, "charged_seconds": 0.0}
+    if after.state in ENDED:
+        columns |= {"finished_at": now(), "charged_seconds": 0.0}
+    return columns
+
+
+def _settle(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    """Corrects what tenants were charged at dispatch by what claims really took: each its part of a shared run."""
+    if not rows:
         return
-    connection.execute(
-        update(fair_shares)
-        .where(fair_shares.c.tenant_id == row.tenant_id)
-        .values(deficit_seconds=fair_shares.c.deficit_seconds + row.charged_seconds - used)
-    )
+    clock = connection.execute(select(now())).scalar_one()
+    owed: dict[str, float] = {}
+    for row in rows:
+        used = 0.0
+        if State(row.state) is State.RUNNING and row.started_at is not None:
+            used = max(0.0, (clock - row.started_at).total_seconds()) / (row.pack_jobs or 1)
+        owed[row.tenant_id] = owed.get(row.tenant_id, 0.0) + row.charged_seconds - used
+    changes = [{"tenant": tenant_id, "seconds": owed[tenant_id]} for tenant_id in sorted(owed) if owed[tenant_id]]
+    if changes:
+        connection.execute(_SETTLED, changes)
 
 
-def _fail_memory(connection: Connection, memory_id: str) -> None:
-    """A memory whose job came to nothing; one with an earlier version keeps serving that."""
-    connection.execute(
-        update(memories)
-        .where(memories.c.id == memory_id, memories.c.status == "pending")
-        .values(status="failed", updated_at=now())
-    )
+def _fail_memories(connection: Connection, memory_ids: Sequence[str]) -> None:
+    """Memories whose job came to nothing; one with an earlier version keeps serving that."""
+    if memory_ids:
+        connection.execute(
+            update(memories)
+            .where(memories.c.id.in_(memory_ids), memories.c.status == "pending")
+            .values(status="failed", updated_at=now())
+        )

@@ -7,15 +7,16 @@ this table changes memories without it; `recount` mends that.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import BacklogFull, NotFound, QuotaExceeded, TooMany
 from core.jobs.states import State
 from core.truth.clock import from_now, now
-from core.truth.records import Quotas, Usage, quotas_in
+from core.truth.records import OpenJobs, Quotas, Usage, quotas_in
 from core.truth.tables import jobs, memories, tenant_usage, tenants
 
 NOT_COUNTED = 2**31 - 1
@@ -111,9 +112,29 @@ def add(connection: Connection, tenant_id: str, *, memories: int = 0, size: int 
     )
 
 
+def add_sizes(connection: Connection, sizes: Mapping[str, int]) -> None:
+    """Writes differences of bytes, by tenant; the tenants' rows are locked."""
+    changes = [{"tenant": tenant_id, "size": sizes[tenant_id]} for tenant_id in sorted(sizes) if sizes[tenant_id]]
+    if changes:
+        used = tenant_usage.c
+        changed = update(tenant_usage).where(used.tenant_id == bindparam("tenant"))
+        connection.execute(changed.values(bytes=used.bytes + bindparam("size")), changes)
+
+
 def usage_of(connection: Connection, tenant_id: str) -> Usage:
     row = connection.execute(select(tenant_usage).where(tenant_usage.c.tenant_id == tenant_id)).one_or_none()
     return _counted(connection, tenant_id) if row is None else Usage(max(0, row.memories), max(0, row.bytes))
+
+
+def open_jobs(connection: Connection, tenant_id: str) -> OpenJobs:
+    rows = connection.execute(
+        select(jobs.c.state, func.count(), func.count(jobs.c.dispatched_at))
+        .where(jobs.c.tenant_id == tenant_id, jobs.c.state.in_([State.QUEUED, State.RUNNING]))
+        .group_by(jobs.c.state)
+    )
+    found = {state: (count, dispatched) for state, count, dispatched in rows}
+    waiting, rung = found.get(State.QUEUED, (0, 0))
+    return OpenJobs(waiting, rung + found.get(State.RUNNING, (0, 0))[0])
 
 
 def open_usage(connection: Connection, tenant_id: str) -> None:

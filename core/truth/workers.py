@@ -17,7 +17,7 @@ Kind = Literal["distillation", "inference"]
 def announce(
     connection: Connection, worker_id: str, kind: Kind, url: str, info: dict[str, Any], ttl_seconds: float
 ) -> None:
-    """Alive for `ttl_seconds` from now by the database's clock. `info["capacity"]`: jobs at once, 1 if not given."""
+    """Alive for `ttl_seconds` from now by the database's clock; `info` is for whoever looks for a worker."""
     values = {"id": worker_id, "kind": kind, "url": url, "info": info, "expires_at": from_now(ttl_seconds)}
     changes = {name: value for name, value in values.items() if name != "id"}
     if connection.dialect.name == "postgresql":

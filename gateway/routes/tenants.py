@@ -11,11 +11,20 @@ from core.truth.api_keys import issue_key
 from core.truth.audit import Actor
 from core.truth.deletions import of_tenant
 from core.truth.forgetting import delete_tenant
-from core.truth.tenants import configure, create_tenant, list_tenants
+from core.truth.tenants import configure, create_tenant, get_tenant, list_tenants
 from gateway.auth import Admin, actor_of
 from gateway.openapi import errors, takes
 from gateway.routes.parameters import AfterTenant, Limit, known_id
-from gateway.schemas import DeletionObject, NewTenant, NewTenantObject, Page, TenantChange, TenantObject
+from gateway.routes.usage import usage_with_limits
+from gateway.schemas import (
+    DeletionObject,
+    NewTenant,
+    NewTenantObject,
+    Page,
+    TenantChange,
+    TenantDetails,
+    TenantObject,
+)
 from gateway.services import Parts, Services
 from gateway.views import deletion_object, page, tenant_object
 
@@ -42,9 +51,18 @@ async def create(request: Request, parts: Parts) -> NewTenantObject:
     openapi_extra=takes(TenantChange),
 )
 async def change(tenant_id: str, request: Request, parts: Parts) -> TenantObject:
-    """Changes the tenant's settings; inference workers follow at the tenant's next question."""
+    """Changes the tenant's settings; inference workers follow at the tenant's next question, quotas hold at once."""
     wanted, _ = await read_json(request, TenantChange, parts.settings.limits)
     return await run_in_threadpool(_change, parts, known_id("tenant", tenant_id), wanted, actor_of(request))
+
+
+@router.get("/v1/tenants/{tenant_id}", responses=errors(401, 403, 404, 503))
+def tenant(tenant_id: str, parts: Parts) -> TenantDetails:
+    """One tenant, with its own quotas, what it uses and the limits that hold for it."""
+    with parts.database.read() as connection:
+        found = get_tenant(connection, known_id("tenant", tenant_id))
+        usage = usage_with_limits(connection, parts.settings, found)
+    return TenantDetails(**tenant_object(found).model_dump(), usage=usage)
 
 
 @router.get("/v1/tenants", responses=errors(400, 401, 403, 503))
@@ -76,7 +94,7 @@ def deletion(tenant_id: str, parts: Parts) -> DeletionObject:
 
 def _create(parts: Services, wanted: NewTenant, by: Actor) -> NewTenantObject:
     with parts.database.begin() as connection:
-        settings = wanted.model_dump(include={"false_activation", "fallback"})
+        settings = wanted.model_dump(include={"false_activation", "fallback", "quotas"})
         tenant = create_tenant(connection, wanted.name, wanted.weight, settings, by=by)
         key, kept = issue_key(connection, tenant.id, by=by)
     return NewTenantObject(**tenant_object(tenant).model_dump(), api_key=key, api_key_id=kept.id)

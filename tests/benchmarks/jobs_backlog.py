@@ -47,7 +47,7 @@ def backlog_figures(
     postgres_url: str, sizes: Sequence[int], *, tenant_count: int, passes: int, pack: int
 ) -> dict[str, Any]:
     """Milliseconds of a pass and of a pack's claim at each size, the sizes taking turns; the last over the first."""
-    databases = {size: _filled(postgres_url, size, tenant_count, pack) for size in sizes}
+    databases = {size: _filled(postgres_url, size, tenant_count) for size in sizes}
     dispatch: dict[int, list[float]] = {size: [] for size in sizes}
     claims: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(passes):
@@ -62,7 +62,7 @@ def backlog_figures(
     return {"dispatch_ms": _figure(dispatch), "claim_pack_ms": _figure(claims), "pack": pack}
 
 
-def _filled(postgres_url: str, size: int, tenant_count: int, pack: int) -> Database:
+def _filled(postgres_url: str, size: int, tenant_count: int) -> Database:
     name = f"backlog_{size}"
     server = Database(postgres_url)
     with server._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -75,7 +75,7 @@ def _filled(postgres_url: str, size: int, tenant_count: int, pack: int) -> Datab
         connection.execute(_MEMORIES, {"tenants": ids, "count": tenant_count, "jobs": size, "base": BASE})
         connection.execute(_JOBS)
         for number in range(_WORKERS):
-            info = {"capacity": pack, "base_digest": BASE}
+            info = {"base_digest": BASE}
             workers.announce(connection, f"worker_{number}", "distillation", "", info, _TTL_SECONDS)
         connection.execute(text("ANALYZE"))
     return database

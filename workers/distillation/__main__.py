@@ -110,7 +110,6 @@ def _check_store(settings: Settings, database: Database) -> None:
 
 def _info(settings: Settings, base: BaseDescription) -> dict[str, Any]:
     return {
-        "capacity": settings.distillation.pack,
         "base_digest": base.digest,
         "name": base.name,
         "ranks": settings.distillation.ranks,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,6 +33,7 @@ from core.jobs.states import ENDS, PHASES, Phase, Reason
 from core.logs import bind, get_logger
 from core.storage.retries import retrying
 from core.truth import jobs
+from core.truth.jobs import Advance
 from core.truth.records import Claim, Job, Publication
 from workers.distillation.lease import Lease
 from workers.distillation.reports import RUN_SHARE, Reports
@@ -42,7 +43,7 @@ from workers.distillation.worker import Distillation
 
 _log = get_logger(__name__)
 _STORE_ATTEMPTS = 4
-_RETRY_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 # The trainer's words for a context that no attempt could make a memory of.
 _UNUSABLE = frozenset({"empty_context", "context_too_long", "context_unusable", "invalid_request"})
 
@@ -80,10 +81,7 @@ class Attempt:
     claim: Claim
     lease: Lease
     outcome: Outcome | None = field(default=None, init=False)
-    _reports: Reports = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._reports = Reports(self._advance)
+    _reports: Reports = field(default_factory=Reports, init=False)
 
     @property
     def memory_id(self) -> str:
@@ -111,11 +109,14 @@ class Attempt:
         """Puts what the trainer needs into the run's directory."""
         return place_memory(directory, self.claim, context, self.at.exports, self._tell)
 
-    def report(self, line: Progress) -> None:
-        """Passes a line of the trainer's progress on."""
-        if self.open:
-            with self._ending():
-                self._reports(line)
+    def report(self, line: Progress) -> Advance | None:
+        """What is to be written down of a line of the trainer's progress, if anything."""
+        due = self._reports.due(line) if self.open else None
+        return None if due is None else Advance(self.claim, due.phase, due.progress, due.message, due.data)
+
+    def publishing(self) -> Advance:
+        """That the run is over for the memory, and its adapter is being published."""
+        return Advance(self.claim, Phase.PUBLISHING, RUN_SHARE, "Checking and publishing the adapter.")
 
     def watch(self) -> None:
         """Ends the attempt where its lease is lost, or somebody asked for its cancel."""
@@ -125,21 +126,41 @@ class Attempt:
             with self._ending():
                 self._cancel()
 
-    def receive(self, result: MemoryResult) -> None:
-        """Publishes what the trainer made of the memory, or settles that it made nothing."""
+    def accept(self, result: MemoryResult) -> bool:
+        """Whether the trainer made an adapter; if it made none, what that means is settled."""
         self.watch()
-        if not self.open:
-            return
+        if self.open:
+            with self._ending():
+                self._check(result)
+                for phase in PHASES:
+                    if phase in result.seconds_by_phase:
+                        self.at.metrics.job_seconds.labels(phase).observe(result.seconds_by_phase[phase])
+        return self.open
+
+    def upload(self, result: MemoryResult) -> Publication | None:
+        """What is ready to be published; None where the attempt has ended on the way."""
+        publication = None
+        if self.open:
+            with self._ending():
+                began = time.monotonic()
+                publication = self.at.exports.upload(self.claim, result, result.directory)
+                self.at.metrics.job_seconds.labels(Phase.PUBLISHING).observe(time.monotonic() - began)
+        return publication
+
+    def publish(self, publication: Publication) -> None:
+        """The commit point, of this memory alone."""
         with self._ending():
-            self._check(result)
-            for phase in PHASES:
-                if phase in result.seconds_by_phase:
-                    self.at.metrics.job_seconds.labels(phase).observe(result.seconds_by_phase[phase])
-            began = time.monotonic()
-            self._advance(Phase.PUBLISHING, RUN_SHARE, "Checking and publishing the adapter.", {})
-            publication = self.at.exports.upload(self.claim, result, result.directory)
-            self.at.metrics.job_seconds.labels(Phase.PUBLISHING).observe(time.monotonic() - began)
             self._publish(publication, Outcome.SUCCEEDED)
+
+    def settle(self, *, published: bool) -> None:
+        """Ends the attempt after the commit point of many was asked: published, or why not."""
+        with self._ending():
+            self._settle(published, Outcome.SUCCEEDED)
+
+    def lose(self) -> None:
+        """The job is somebody else's."""
+        if self.open:
+            self._end(Outcome.LEASE_LOST)
 
     def release(self) -> None:
         """A planned shutdown: the job waits again, and the attempt does not count."""
@@ -215,14 +236,6 @@ class Attempt:
         reason = Reason.CONTEXT_UNUSABLE if result.error_code in _UNUSABLE else Reason.TRAINING_FAILED
         raise MemoryFailed(reason, result.error_code, result.error)
 
-    def _advance(self, phase: Phase, progress: float, message: str, data: dict[str, Any]) -> None:
-        """Writes progress down; a database that is away costs an event, not the attempt."""
-        try:
-            with self.at.database.begin() as connection:
-                jobs.advance(connection, self.claim, phase, progress, message, data)
-        except SQLAlchemyError as problem:
-            _log.warning("progress could not be written down", problem=str(problem))
-
     def _tell(self, message: str) -> None:
         """Writes an event down that is neither a phase nor an end."""
         _log.warning("told the job's owner", job_id=self.claim.job.id, message=message)
@@ -233,8 +246,11 @@ class Attempt:
             _log.warning("an event could not be written down", problem=str(problem))
 
     def _publish(self, publication: Publication, outcome: Outcome) -> None:
-        """The commit point. Said no, it asks why: cancelled, or the lease is lost."""
-        if self._write(lambda connection: jobs.publish(connection, self.claim, publication)):
+        self._settle(self._write(lambda connection: jobs.publish(connection, self.claim, publication)), outcome)
+
+    def _settle(self, published: bool, outcome: Outcome) -> None:
+        """Said no, it asks why: cancelled, or the lease is lost."""
+        if published:
             self._end(outcome)
         elif self._job().cancel_requested:
             self._cancel()
@@ -275,4 +291,4 @@ class Attempt:
                 if self.lease.lost:
                     raise LeaseLost from problem
                 _log.warning("the database did not answer; trying again", problem=str(problem))
-                time.sleep(_RETRY_SECONDS)
+                time.sleep(RETRY_SECONDS)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock
@@ -39,6 +39,8 @@ _log = get_logger(__name__)
 _TAIL_BYTES = 4000
 _LOG_BYTES = 4 * 1024 * 1024
 _GUARD_SECONDS = 15.0
+_SHORTEST_POLL_SECONDS = 0.005
+"""Between two looks where something was just heard; then twice as long each time."""
 
 
 class Interruption(StrEnum):
@@ -60,10 +62,11 @@ class Interrupted(Exception):
 class Follower(Protocol):
     """Who asked for a run and hears how it goes, always from the thread that runs it."""
 
-    def on_progress(self, line: Progress) -> None: ...
+    def on_news(self, lines: Sequence[Progress], ended: Sequence[MemoryResult]) -> None:
+        """What one look found: progress, and then memories that have ended.
 
-    def on_outcome(self, result: MemoryResult) -> None:
-        """One memory has ended; its files are there until this returns, also where the group has died since."""
+        Their files are there until this returns, also where the group has died since.
+        """
 
     def left_out(self) -> Collection[str]:
         """The memories that the run is to go on without."""
@@ -193,17 +196,15 @@ class TrainerGroup:
         progress, outcomes = ProgressReader(directory), OutcomeReader(directory)
         left_out: set[str] = set()
         self._shorten_log()
-        heard = time.monotonic()
+        heard, pause = time.monotonic(), _SHORTEST_POLL_SECONDS
         while True:
             alive = self.alive
             result = read_result(directory)
             ended = list(outcomes.read(result))  # first, so that no line is read after the outcome that it precedes
-            for line in progress.read():
-                heard = time.monotonic()
-                follower.on_progress(line)
-            for outcome in ended:
-                follower.on_outcome(outcome)
-                heard = time.monotonic()
+            lines = list(progress.read())
+            if lines or ended:
+                follower.on_news(lines, ended)
+                heard, pause = time.monotonic(), _SHORTEST_POLL_SECONDS
             for memory_id in set(follower.left_out()) - left_out:
                 ask_to_leave_out(directory, memory_id)
                 left_out.add(memory_id)
@@ -215,7 +216,8 @@ class TrainerGroup:
                 raise self._lost("The training processes died")
             if time.monotonic() - heard > self._silence_seconds:
                 raise self._lost(f"The training processes gave no sign of life for {self._silence_seconds:.0f} s")
-            time.sleep(self._poll_seconds)
+            time.sleep(pause)
+            pause = min(2 * pause, self._poll_seconds)
 
     def _interrupted(self, why: Interruption, directory: Path) -> Interrupted:
         if why is Interruption.CANCELLED and not self._stopped_by_itself(directory):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,6 +14,7 @@ from core.truth import jobs
 from workers.distillation.attempt import Attempt, Outcome
 from workers.distillation.group import Interrupted, Interruption
 from workers.distillation.runs import MemoryResult, Progress, RunRequest
+from workers.distillation.together import THREADS, advance_together, publish_together
 from workers.distillation.worker import Distillation
 
 _log = get_logger(__name__)
@@ -33,9 +35,11 @@ class Pack:
 
     def run(self) -> None:
         """Every attempt has ended when it returns."""
+        with ThreadPoolExecutor(min(THREADS, len(self._attempts)), thread_name_prefix="begin") as threads:
+            begun = list(threads.map(Attempt.begin, self._attempts))
         contexts = {}
-        for attempt in self._attempts:
-            if (context := attempt.begin()) is not None:
+        for attempt, context in zip(self._attempts, begun, strict=True):
+            if context is not None:
                 contexts[attempt.memory_id] = context
                 self._running[attempt.memory_id] = attempt
         if not contexts:
@@ -60,16 +64,18 @@ class Pack:
             _log.warning("the group is replaced", last_words=self._at.group.last_words())
             self._at.group.kill()
 
-    def on_progress(self, line: Progress) -> None:
-        if (attempt := self._running.get(line.memory_id)) is not None:
-            attempt.report(line)
-
-    def on_outcome(self, result: MemoryResult) -> None:
-        if (attempt := self._running.get(result.memory_id)) is None:
-            return
-        self._answered.add(result.memory_id)
-        self._broken = self._broken or result.unforeseen
-        attempt.receive(result)
+    def on_news(self, lines: Sequence[Progress], ended: Sequence[MemoryResult]) -> None:
+        advances = [
+            advance
+            for line in lines
+            if (attempt := self._running.get(line.memory_id)) is not None
+            and (advance := attempt.report(line)) is not None
+        ]
+        advance_together(self._at, list(self._running.values()), advances)
+        known = [result for result in ended if result.memory_id in self._running]
+        self._answered |= {result.memory_id for result in known}
+        self._broken = self._broken or any(result.unforeseen for result in known)
+        publish_together(self._at, [(self._running[result.memory_id], result) for result in known])
 
     def left_out(self) -> list[str]:
         for attempt in self._running.values():
@@ -85,7 +91,9 @@ class Pack:
         return Interruption.CANCELLED if self.left_out() else None
 
     def _note_company(self) -> None:
-        """Without it each tenant pays for the whole run, until its debt has faded; no reason not to begin."""
+        """Each was claimed as if alone. Unsaid, each tenant pays for the whole run, until its debt has faded."""
+        if len(self._running) == 1:
+            return
         try:
             with self._at.database.begin() as connection:
                 jobs.run_together(connection, [attempt.claim for attempt in self._running.values()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from core.jobs.states import PHASES, Phase
@@ -13,31 +14,36 @@ EVENT_SECONDS = 2.0
 RUN_SHARE = 0.95
 """The part of a job's progress that the run covers; publishing has the rest."""
 
-Advance = Callable[[Phase, float, str, dict[str, Any]], None]
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is passed on of a line: phase, progress over the whole job, words."""
+
+    phase: Phase
+    progress: float
+    message: str
+    data: dict[str, Any]
 
 
 class Reports:
-    """Passes a line on to `advance` when its phase is new, or when the last one passed on is old enough.
+    """Passes a line on when its phase is new, or when the last one passed on is old enough.
 
     A phase that the job has left, or that is none, counts as the present one.
     """
 
-    def __init__(
-        self, advance: Advance, *, every_seconds: float = EVENT_SECONDS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._advance = advance
+    def __init__(self, *, every_seconds: float = EVENT_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_seconds = every_seconds
         self._clock = clock
         self._phase: Phase | None = None
         self._passed_on = 0.0
 
-    def __call__(self, line: Progress) -> None:
+    def due(self, line: Progress) -> Report | None:
         phase = _forward(self._phase, line.phase)
         now = self._clock()
         if phase is self._phase and now - self._passed_on < self._every_seconds:
-            return
+            return None
         self._phase, self._passed_on = phase, now
-        self._advance(phase, line.progress * RUN_SHARE, line.message, line.data)
+        return Report(phase, line.progress * RUN_SHARE, line.message, line.data)
 
 
 def _forward(present: Phase | None, named: str) -> Phase:

@@ -21,6 +21,80 @@ def test_the_admin_makes_tenants_and_sees_each_key_once(gateway: Gateway) -> Non
         }  # fmt: skip
 
 
+QUOTAS = ("memories", "bytes", "jobs_in_flight", "requests_per_minute")
+
+
+def test_the_admin_sets_quotas_one_by_one_and_takes_them_back(gateway: Gateway) -> None:
+    none = dict.fromkeys(QUOTAS)
+    with gateway.client(ADMIN_KEY) as admin:
+        made = admin.post("/v1/tenants", json={"name": "small", "quotas": {"memories": 2}}).json()
+        assert made["quotas"] == {**none, "memories": 2}
+        assert admin.post("/v1/tenants", json={"name": "plain"}).json()["quotas"] == none
+        path = f"/v1/tenants/{made['id']}"
+        changed = admin.patch(path, json={"quotas": {"bytes": 10_000, "jobs_in_flight": 1}}).json()["quotas"]
+        assert changed == {**none, "memories": 2, "bytes": 10_000, "jobs_in_flight": 1}
+        changed = admin.patch(path, json={"quotas": {"memories": None, "bytes": 0}, "fallback": "text"}).json()
+        assert (changed["quotas"], changed["fallback"]) == ({**none, "bytes": 0, "jobs_in_flight": 1}, "text")
+        for wrong in ({"memories": -1}, {"jobs_in_flight": 0}, {"bytes": 1.5}, {"bytes": 2**60}, {"queries": 3}, None):
+            assert admin.patch(path, json={"quotas": wrong}).status_code == 400
+        assert admin.get(path).json()["quotas"] == changed["quotas"]
+        assert admin.get(f"/v1/tenants/tenant_{'a' * 26}").status_code == 404
+    with gateway.client(made["api_key"]) as client:
+        assert client.get(path).status_code == 403
+        assert client.patch(path, json={"quotas": {"bytes": None}}).status_code == 403
+
+
+def test_a_tenant_and_the_admin_see_what_is_used_and_the_limits_that_hold(gateway: Gateway) -> None:
+    with gateway.client(ADMIN_KEY) as admin:
+        made = admin.post("/v1/tenants", json={"name": "small", "quotas": {"memories": 2}}).json()
+        with gateway.client(made["api_key"]) as client:
+            memory = _remember(client, "One text")
+            usage = client.get("/v1/usage").json()
+            assert usage["memories"] == {"used": 1, "limit": 2}
+            assert usage["bytes"]["used"] > len("One text")
+            assert (usage["jobs_waiting"], usage["jobs_in_flight"]) == (
+                {"used": 1, "limit": gateway.services.settings.limits.backlog_per_tenant},
+                {"used": 0, "limit": gateway.services.settings.jobs.in_flight_per_tenant},
+            )
+            assert usage["requests_per_minute"] == {"limit": None}
+            assert admin.get(f"/v1/tenants/{made['id']}").json()["usage"] == usage
+            client.delete(f"/v1/memories/{memory['id']}")
+            left = client.get("/v1/usage").json()
+            assert (left["memories"]["used"], left["bytes"]["used"], left["jobs_waiting"]["used"]) == (0, 0, 0)
+
+
+def test_a_full_tenant_is_told_what_to_do_and_when_it_may_come_back(gateway: Gateway) -> None:
+    with gateway.client(ADMIN_KEY) as admin:
+        made = admin.post("/v1/tenants", json={"name": "small", "quotas": {"memories": 1}}).json()
+        with gateway.client(made["api_key"]) as client:
+            first = _remember(client, "One")
+            before = gateway.left()
+            refused = client.post("/v1/memories", json={"title": "T", "text": "Two"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+            assert "has 1 of at most 1 memories. Delete memories" in refused.json()["error"]["message"]
+            assert int(refused.headers["Retry-After"]) > 0
+            assert gateway.left() == before
+            client.delete(f"/v1/memories/{first['id']}")
+            assert client.post("/v1/memories", json={"title": "T", "text": "Two"}).status_code == 202
+
+
+def test_a_tenant_that_asks_too_often_is_refused_on_every_route_and_others_are_not(
+    gateway: Gateway, other_tenant: httpx.Client
+) -> None:
+    with gateway.client(ADMIN_KEY) as admin:
+        made = admin.post("/v1/tenants", json={"name": "busy", "quotas": {"requests_per_minute": 3}}).json()
+        with gateway.client(made["api_key"]) as client:
+            statuses = [client.get("/v1/memories").status_code for _ in range(6)]
+            assert statuses[:3] == [200] * 3
+            assert statuses[-1] == 429
+            refused = client.post("/v1/chat/completions", json={"model": "m", "messages": []})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+            assert 1 <= int(refused.headers["Retry-After"]) <= 60
+            assert other_tenant.get("/v1/memories").status_code == 200
+            admin.patch(f"/v1/tenants/{made['id']}", json={"quotas": {"requests_per_minute": 1000}})
+            assert client.get("/v1/memories").status_code == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"name": ""}, {"name": "  "}, {"name": 5}, {"name": "a", "weight": 0}, {"name": "a", "weight": "NaN"},

@@ -45,24 +45,23 @@ def metrics(registry: CollectorRegistry) -> OrchestratorMetrics:
     return OrchestratorMetrics(registry)
 
 
-def announce(database: Database, *names: str, capacity: int = 1, ttl: float = 60.0) -> None:
+def announce(database: Database, *names: str, ttl: float = 60.0) -> None:
     with database.begin() as connection:
         for name in names:
-            workers.announce(connection, name, "distillation", "", {"capacity": capacity}, ttl)
+            workers.announce(connection, name, "distillation", "", {}, ttl)
 
 
 def admit_many(database: Database, tenant: Tenant, count: int) -> list[str]:
     return [admit(database, tenant)[1].id for _ in range(count)]
 
 
-def test_bells_ring_for_free_capacity_and_a_small_buffer_only(
+def test_a_bell_rings_for_each_idle_worker_and_a_small_buffer_only(
     truth: Database, bells: Bells, metrics: OrchestratorMetrics
 ) -> None:
     tenant = add_tenant(truth)
     made = admit_many(truth, tenant, 6)
     dispatcher = Dispatcher(truth, bells, JobSettings(dispatch_buffer=1), metrics)
-    announce(truth, "one")
-    announce(truth, "two", capacity=2)
+    announce(truth, "one", "two", "three")
     announce(truth, "gone", ttl=-1)
     assert dispatcher.run_once().dispatched == tuple(made[:4])
     assert dispatcher.run_once().dispatched == ()
@@ -80,14 +79,14 @@ def test_a_worker_that_runs_a_pack_has_no_room_until_the_pack_ends(
     truth: Database, bells: Bells, metrics: OrchestratorMetrics
 ) -> None:
     made = admit_many(truth, add_tenant(truth), 9)
-    announce(truth, "worker", capacity=4)
+    announce(truth, "worker")
     settings = JobSettings(dispatch_buffer=1, in_flight_per_tenant=16, doorbell_timeout_seconds=-1)
     dispatcher = Dispatcher(truth, bells, settings, metrics)
-    assert dispatcher.run_once().dispatched == tuple(made[:5])
+    assert dispatcher.run_once().dispatched == tuple(made[:2]), "the rest of its pack it takes along"
     with truth.begin() as connection:
         assert jobs.claim(connection, made[0], "worker", 60) is not None
     rung = dispatcher.run_once()
-    assert (rung.dispatched, rung.again) == ((), ()), "it runs one of four, and begins no other before that has ended"
+    assert (rung.dispatched, rung.again) == ((), ()), "it begins no other before its pack has ended"
 
 
 def test_without_workers_only_the_buffer_rings(truth: Database, bells: Bells, metrics: OrchestratorMetrics) -> None:
@@ -120,7 +119,7 @@ def test_a_flood_does_not_hold_up_a_small_tenant(truth: Database, bells: Bells, 
 def test_a_tenant_has_a_cap_on_jobs_in_flight(truth: Database, bells: Bells, metrics: OrchestratorMetrics) -> None:
     greedy = add_tenant(truth)
     made = admit_many(truth, greedy, 5)
-    announce(truth, "worker", capacity=10)
+    announce(truth, *(f"worker {number}" for number in range(10)))
     dispatcher = Dispatcher(truth, bells, JobSettings(in_flight_per_tenant=2), metrics)
     dispatcher.run_once()
     dispatcher.run_once()
@@ -149,7 +148,7 @@ def test_a_broker_that_is_away_costs_no_job_and_no_time(
 ) -> None:
     tenant = add_tenant(truth)
     made = admit_many(truth, tenant, 2)
-    announce(truth, "worker", capacity=2)
+    announce(truth, "one", "two")
     dispatcher = Dispatcher(truth, bells, JobSettings(), metrics)
     bells.away = True
     dispatcher.run_once()
@@ -162,7 +161,7 @@ def test_a_broker_that_is_away_costs_no_job_and_no_time(
 def test_many_dispatchers_ring_each_bell_once(truth: Database, bells: Bells, metrics: OrchestratorMetrics) -> None:
     for _ in range(4):
         admit_many(truth, add_tenant(truth), 5)
-    announce(truth, "worker", capacity=12)
+    announce(truth, *(f"worker {number}" for number in range(12)))
     dispatchers = [Dispatcher(truth, bells, JobSettings(dispatch_buffer=0), metrics) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(Dispatcher.run_once, dispatchers))

@@ -90,7 +90,8 @@ def listener(street: Street) -> Iterator[subprocess.Popen[bytes]]:
 
 def dispatcher(street: Street, **changes: float) -> Dispatcher:
     with street.database.begin() as connection:
-        workers.announce(connection, "listener", "distillation", "", {"capacity": 8}, 600)
+        for name in ("listener", "another"):
+            workers.announce(connection, name, "distillation", "", {}, 600)
     settings = JobSettings(**{"doorbell_timeout_seconds": 600, **changes})  # type: ignore[arg-type]
     return Dispatcher(street.database, street.bells, settings, OrchestratorMetrics(CollectorRegistry()))
 

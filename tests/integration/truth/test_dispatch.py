@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
-from core.truth import jobs
+from core.truth import jobs, tenants
 from core.truth.clock import from_now
 from core.truth.database import Database
 from core.truth.records import Job
@@ -52,6 +52,22 @@ def test_what_is_dispatched_or_runs_is_in_flight_and_dispatched_only_once(truth:
     assert (flight.running, flight.unanswered, flight.by_tenant) == (1, 1, {tenant.id: 2})
     assert contender.room == 1
     assert [j.job_id for j in contender.waiting] == [made[2].id, made[3].id]
+
+
+@pytest.mark.parametrize(("own", "room"), [(1, 1), (6, 6), (100, 8), (None, 3)])
+def test_a_tenants_own_quota_of_jobs_in_flight_goes_before_the_default(
+    truth: Database, own: int | None, room: int
+) -> None:
+    """Above the default, a pass picks all but the last job that it sees: whether others wait has to be known."""
+    tenant = add_tenant(truth)
+    with truth.begin() as connection:
+        tenants.configure(connection, tenant.id, {"quotas": {"jobs_in_flight": own}})
+    for _ in range(10):
+        admit(truth, tenant)
+    with truth.begin() as connection:
+        flight = jobs.in_flight(connection)
+        (contender,) = jobs.dispatchable(connection, flight, in_flight_per_tenant=3, heads=9)
+    assert contender.room == room
 
 
 def test_a_doorbell_is_overdue_after_its_time_or_when_it_never_rang(truth: Database) -> None:

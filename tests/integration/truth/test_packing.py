@@ -3,7 +3,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
-from core.truth import jobs, workers
+from core.truth import jobs, tenants, workers
 from core.truth.database import Database
 from core.truth.records import Claim, Job, Tenant
 from tests.fixtures.truth import add_tenant, admit, claim
@@ -52,6 +52,14 @@ def test_the_backlog_is_shared_fairly_and_charged(truth: Database) -> None:
 def test_a_tenants_cap_on_jobs_in_flight_holds_for_packs(truth: Database) -> None:
     made = admit_many(truth, add_tenant(truth), 6)
     assert fill(truth, claim(truth, made[0]), limits=jobs.PackLimits(6, 1_000_000, 3)) == ids(made[1:3])
+
+
+def test_a_tenants_own_cap_goes_before_that_of_all_for_packs_too(truth: Database) -> None:
+    tenant = add_tenant(truth)
+    with truth.begin() as connection:
+        tenants.configure(connection, tenant.id, {"quotas": {"jobs_in_flight": 2}})
+    made = admit_many(truth, tenant, 6)
+    assert fill(truth, claim(truth, made[0]), limits=jobs.PackLimits(6, 1_000_000, 5)) == ids(made[1:2])
 
 
 def test_a_context_that_does_not_fit_waits_for_a_pack_of_its_own_and_is_not_charged(truth: Database) -> None:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from core.truth.records import Job, Memory
+from core.truth.records import Job, Memory, Tenant
 from gateway.schemas import TenantObject
-from gateway.views import estimated_finish, job_object, memory_object, page, seconds
+from gateway.views import estimated_finish, job_object, memory_object, page, seconds, tenant_object
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -45,9 +45,7 @@ def test_a_deleted_memory_shows_nothing_of_its_content() -> None:
 
 def test_a_page_hides_the_one_too_many() -> None:
     def item(number: int) -> TenantObject:
-        return TenantObject(
-            id=f"tenant_{number}", name="a", weight=1, false_activation=None, fallback="none", created_at=0
-        )
+        return tenant_object(Tenant(f"tenant_{number}", "a", 1.0, {}, 0, START))
 
     full = page([1, 2, 3], 2, item)
     assert ([one.id for one in full.data], full.has_more, full.last_id) == (["tenant_1", "tenant_2"], True, "tenant_2")

@@ -29,6 +29,8 @@ class GatewayDouble:
         {"status": "running", "phase": "training", "progress": 0.5},
         {"status": "succeeded", "phase": None, "progress": 1.0, "started_at": 100, "finished_at": 142},
     )
+    tenant: Json = field(default_factory=dict)
+    """What is told of a single tenant."""
     answers: dict[str, Json] = field(default_factory=dict)
     """By question and mode: `{"text", "memory"}`."""
     audit: list[Json] = field(default_factory=list)
@@ -65,6 +67,8 @@ class GatewayDouble:
             return _error(403, "forbidden", "This key may not do that; it needs the admin key.")
         if path.endswith("/audit"):
             return 200, _page(self.audit)
+        if method == "GET" and path != "/v1/tenants":
+            return 200, {"id": path.rpartition("/")[2], "name": "harbour", **self.tenant}
         if method == "GET":
             return 200, _page([{"id": f"tenant_{name}", "name": name, "weight": 1.0} for name in self.keys.values()])
         if method == "DELETE":

@@ -150,6 +150,22 @@ def test_a_tenants_settings_are_changed_one_by_one(gateway: GatewayDouble) -> No
     assert run("tenants", "change", "tenant_harbour").exit_code != 0
 
 
+def test_quotas_are_set_and_taken_back_beside_what_is_used(gateway: GatewayDouble) -> None:
+    told = run("tenants", "change", "tenant_harbour", "--memories", "500", "--requests-per-minute", "default")
+    assert gateway.requests[-1][2] == {"quotas": {"memories": 500, "requests_per_minute": None}}
+    assert "memories 500, requests_per_minute default" in told.output
+    refused = run("tenants", "change", "tenant_harbour", "--jobs-in-flight", "many")
+    assert "--jobs-in-flight is a number, or 'default'" in str(refused.exception)
+    gateway.tenant = {
+        "quotas": {"memories": 500, "bytes": None},
+        "usage": {"object": "usage", "memories": {"used": 17, "limit": 500}, "bytes": {"used": 4096, "limit": None}},
+    }
+    shown = run("tenants", "show", "tenant_harbour").output
+    rows = {words[0]: words[1:] for line in shown.splitlines() if (words := line.split())}
+    assert (rows["memories"], rows["bytes"]) == (["17", "500", "yes"], ["4096", "none"])
+    assert json.loads(run("tenants", "show", "tenant_harbour", "--json").stdout)["usage"] == gateway.tenant["usage"]
+
+
 def test_memories_are_listed_and_forgotten(gateway: GatewayDouble) -> None:
     assert "No memories yet" in run("memories").output
     run("remember", "-", "--title", "A [bold] note", stdin="words")

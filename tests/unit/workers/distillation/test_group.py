@@ -72,6 +72,12 @@ class Follower:
         self._why = why
         self._leave_out = leave_out
 
+    def on_news(self, lines: Sequence[Progress], ended: Sequence[MemoryResult]) -> None:
+        for line in lines:
+            self.on_progress(line)
+        for result in ended:
+            self.on_outcome(result)
+
     def on_progress(self, line: Progress) -> None:
         self.lines.append(line)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from core.jobs.states import Phase
 from workers.distillation.reports import RUN_SHARE, Reports
 from workers.distillation.runs import OutcomeReader, Progress, ProgressReader, read_result
 
@@ -17,18 +15,19 @@ class Events:
     def __init__(self) -> None:
         self.now = 0.0
         self.passed_on: list[tuple[str, float, str]] = []
-        self.reports = Reports(self.advance, every_seconds=2.0, clock=lambda: self.now)
+        self.reports = Reports(every_seconds=2.0, clock=lambda: self.now)
 
-    def advance(self, phase: Phase, progress: float, message: str, data: dict[str, Any]) -> None:
-        self.passed_on.append((phase.value, progress, message))
+    def tell(self, line: Progress) -> None:
+        if (due := self.reports.due(line)) is not None:
+            self.passed_on.append((due.phase.value, due.progress, due.message))
 
 
 def test_a_new_phase_is_passed_on_at_once_and_the_rest_is_rate_limited() -> None:
     events = Events()
     for phase, message in (("self_study", "a"), ("self_study", "b"), ("training", "c"), ("training", "d")):
-        events.reports(Progress("mem_a", phase, 0.5, message))
+        events.tell(Progress("mem_a", phase, 0.5, message))
     events.now = 2.0
-    events.reports(Progress("mem_a", "training", 1.0, "e"))
+    events.tell(Progress("mem_a", "training", 1.0, "e"))
     assert events.passed_on == [
         ("self_study", 0.5 * RUN_SHARE, "a"),
         ("training", 0.5 * RUN_SHARE, "c"),
@@ -39,9 +38,9 @@ def test_a_new_phase_is_passed_on_at_once_and_the_rest_is_rate_limited() -> None
 @pytest.mark.parametrize("phase", ["self_study", "exporting", "publishing"])
 def test_a_phase_that_was_left_or_is_none_of_a_run_counts_as_the_present_one(phase: str) -> None:
     events = Events()
-    events.reports(Progress("mem_a", "calibrating", 0.5, "a"))
+    events.tell(Progress("mem_a", "calibrating", 0.5, "a"))
     events.now = 5.0
-    events.reports(Progress("mem_a", phase, 0.6, "b"))
+    events.tell(Progress("mem_a", phase, 0.6, "b"))
     assert [passed_on[0] for passed_on in events.passed_on] == ["calibrating", "calibrating"]
 
 

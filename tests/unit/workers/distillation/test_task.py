@@ -131,6 +131,7 @@ def test_what_an_attempt_uploaded_but_did_not_commit_is_adopted(
 
     with monkeypatch.context() as patched:
         patched.setattr(jobs, "publish", crash)
+        patched.setattr(jobs, "publish_all", crash)
         assert bench.perform(job_id) is Outcome.GIVEN_UP
     bench.worker.group.kill()
     pids.unlink()
