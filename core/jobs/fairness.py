@@ -10,6 +10,7 @@ orchestrator can go on.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def select(contenders: Sequence[Contender], capacity: int, quantum: float) -> Se
     quantum and each one's largest cost per weight, however often and with whatever capacity this is called.
     """
     tenants = {tenant.tenant_id: _Ledger(tenant) for tenant in contenders}
-    order = sorted((t for t in tenants.values() if t.wants), key=lambda t: (t.turn, t.tenant.tenant_id))
+    order = deque(sorted((t for t in tenants.values() if t.wants), key=lambda t: (t.turn, t.tenant.tenant_id)))
     last_turn = max((t.turn for t in tenants.values()), default=0)
     picked: list[Waiting] = []
     refused = 0
@@ -82,7 +83,7 @@ def select(contenders: Sequence[Contender], capacity: int, quantum: float) -> Se
         while head.wants and head.affords() and len(picked) < capacity:
             picked.append(head.take())
         if not head.wants:
-            order.pop(0)
+            order.popleft()
             last_turn += 1
             head.turn = last_turn
         elif not head.affords():
@@ -126,14 +127,14 @@ class _Ledger:
         return job
 
 
-def _to_the_end(order: list[_Ledger], last_turn: int) -> int:
-    head = order.pop(0)
+def _to_the_end(order: deque[_Ledger], last_turn: int) -> int:
+    head = order.popleft()
     head.turn = last_turn + 1
     order.append(head)
     return head.turn
 
 
-def _skip_idle_rounds(order: list[_Ledger], quantum: float) -> None:
+def _skip_idle_rounds(order: deque[_Ledger], quantum: float) -> None:
     """Grants at once the rounds in which nobody could afford a job, except the one in which somebody can."""
     rounds = min(math.ceil((t.cost - t.deficit) / (quantum * t.tenant.weight)) for t in order) - 1
     for ledger in order:

@@ -31,7 +31,7 @@ from core.truth.tables import fair_shares, jobs, tenants
 QUANTUM_SECONDS = 30.0
 """Device-seconds that a tenant of weight 1 is granted per round."""
 
-_HALF_LIFE_SECONDS = 3600.0
+HALF_LIFE_SECONDS = 3600.0
 # The states are literals, as in the partial indexes that serve these: a parameter would hide them from the planner.
 QUEUED: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.QUEUED}'")
 RUNNING: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.RUNNING}'")
@@ -111,7 +111,7 @@ def dispatchable(
         Contender(
             tenant_id=row.id,
             weight=row.weight,
-            deficit=decayed(row.deficit_seconds, (row.now - row.updated_at).total_seconds(), _HALF_LIFE_SECONDS),
+            deficit=decayed(row.deficit_seconds, (row.now - row.updated_at).total_seconds(), HALF_LIFE_SECONDS),
             turn=row.turn,
             room=_room(row.settings, flight.by_tenant.get(row.id, 0), in_flight_per_tenant, heads),
             waiting=tuple(waiting[row.id]),
