@@ -29,6 +29,8 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     for routes in (memories, jobs, usage, chat, own_tenant, keys, audit, deletions, export, tenants, ops):
         app.include_router(routes.router)
+    app.include_router(keys.of_tenants)
+    app.include_router(audit.of_tenants)
     install_errors(app)
     install_openapi(app, services.settings.limits)
     app.add_middleware(RequestScope, metrics=services.metrics, most_requests=services.settings.limits.requests)

@@ -90,6 +90,21 @@ class Api:
     def tenants(self) -> list[Json]:
         return list(self._pages("/v1/tenants", {}))
 
+    def keys(self, tenant_id: str | None = None) -> list[Json]:
+        """Newest first. With `tenant_id`, here and below, for the admin."""
+        return list(self._pages(_keys_of(tenant_id), {}))
+
+    def issue_key(self, fields: Mapping[str, Any], tenant_id: str | None = None) -> Json:
+        """`name`, `scopes?`, `expires_in_seconds?`; the answer has the key itself, this once."""
+        return self._call("POST", _keys_of(tenant_id), json=dict(fields))
+
+    def rotate_key(self, key_id: str, fields: Mapping[str, Any], tenant_id: str | None = None) -> Json:
+        """`grace_seconds?`, `expires_in_seconds?`; the successor, as `issue_key`."""
+        return self._call("POST", f"{_keys_of(tenant_id)}/{quote(key_id, safe='')}/rotate", json=dict(fields))
+
+    def revoke_key(self, key_id: str, tenant_id: str | None = None) -> Json:
+        return self._call("DELETE", f"{_keys_of(tenant_id)}/{quote(key_id, safe='')}")
+
     def audit(self, most: int, query: Mapping[str, str], tenant_id: str | None = None) -> list[Json]:
         """The newest `most` records; `query` may have `action` and `subject`. With `tenant_id` for the admin."""
         path = f"/v1/tenants/{quote(tenant_id, safe='')}/audit" if tenant_id else "/v1/audit"
@@ -212,6 +227,10 @@ def gateway_url(settings: Settings) -> str:
 
 def key_files(settings: Settings) -> KeyFiles:
     return KeyFiles(Path(settings.data_dir) / "secrets")
+
+
+def _keys_of(tenant_id: str | None) -> str:
+    return f"/v1/tenants/{quote(tenant_id, safe='')}/keys" if tenant_id else "/v1/keys"
 
 
 def _error_of(answer: httpx.Response) -> ApiError:

@@ -7,7 +7,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from core.cli import ask, audit, demo, doctor, evaluate, export, jobs, memories, remember, tenants, up
+from core.cli import api_keys, ask, audit, demo, doctor, evaluate, export, jobs, memories, remember, tenants, up
 from core.cli.output import console
 from core.errors import LatentBankError
 
@@ -27,6 +27,7 @@ app.command()(memories.forget)
 app.command()(memories.deletion)
 app.command()(export.export)
 app.command()(jobs.jobs)
+app.add_typer(api_keys.app, name="keys")
 app.command()(audit.audit)
 app.add_typer(tenants.app, name="tenants")
 app.command()(doctor.doctor)

@@ -15,6 +15,7 @@ from gateway.services import Parts, Services
 from gateway.views import audit_object, page
 
 router = APIRouter(tags=["audit"])
+of_tenants = APIRouter(prefix="/v1/tenants/{tenant_id}/audit", tags=["tenants"], dependencies=[Admin])
 AfterRecord = Annotated[int | None, Query(ge=1, lt=2**63, description="Id of the last record already seen.")]
 OfAction = Annotated[Action | None, Query(description="Only such deeds.")]
 OfSubject = Annotated[
@@ -36,7 +37,7 @@ def audit(
     return _page(parts, tenant.id, after, limit, action, subject)
 
 
-@router.get("/v1/tenants/{tenant_id}/audit", dependencies=[Admin], responses=errors(400, 401, 403, 404, 503))
+@of_tenants.get("", responses=errors(400, 401, 403, 404, 503))
 def audit_of_tenant(
     tenant_id: str,
     parts: Parts,

@@ -17,7 +17,7 @@ from gateway.services import Parts, Services
 from gateway.views import key_object, page
 
 router = APIRouter(tags=["keys"])
-OF_TENANT = "/v1/tenants/{tenant_id}/keys"
+of_tenants = APIRouter(prefix="/v1/tenants/{tenant_id}/keys", tags=["tenants"], dependencies=[Admin])
 
 
 @router.get("/v1/keys", responses=errors(400, 401, 403, 503))
@@ -61,15 +61,14 @@ def revoke(key_id: str, request: Request, parts: Parts, tenant: AdminTenant) -> 
     return _revoke(parts, tenant.id, known_id("key", key_id), actor_of(request))
 
 
-@router.get(OF_TENANT, dependencies=[Admin], responses=errors(400, 401, 403, 404, 503))
+@of_tenants.get("", responses=errors(400, 401, 403, 404, 503))
 def keys_of_tenant(tenant_id: str, parts: Parts, after: AfterKey = None, limit: Limit = 20) -> Page[KeyObject]:
     """A tenant's keys, for the admin."""
     return _list(parts, known_id("tenant", tenant_id), after, limit)
 
 
-@router.post(
-    OF_TENANT,
-    dependencies=[Admin],
+@of_tenants.post(
+    "",
     status_code=201,
     response_model=NewKeyObject,
     responses=errors(400, 401, 403, 404, 408, 413, 503),
@@ -82,9 +81,8 @@ async def issue_for_tenant(tenant_id: str, request: Request, parts: Parts) -> Ne
     return await run_in_threadpool(_issue, parts, known, wanted, actor_of(request))
 
 
-@router.post(
-    OF_TENANT + "/{key_id}/rotate",
-    dependencies=[Admin],
+@of_tenants.post(
+    "/{key_id}/rotate",
     status_code=201,
     response_model=NewKeyObject,
     responses=errors(400, 401, 403, 404, 408, 409, 413, 503),
@@ -97,7 +95,7 @@ async def rotate_for_tenant(tenant_id: str, key_id: str, request: Request, parts
     return await run_in_threadpool(_rotate, parts, known, known_id("key", key_id), wanted, actor_of(request))
 
 
-@router.delete(OF_TENANT + "/{key_id}", dependencies=[Admin], responses=errors(401, 403, 404, 503))
+@of_tenants.delete("/{key_id}", responses=errors(401, 403, 404, 503))
 def revoke_for_tenant(tenant_id: str, key_id: str, request: Request, parts: Parts) -> KeyObject:
     """Revokes a tenant's key, by the admin."""
     return _revoke(parts, known_id("tenant", tenant_id), known_id("key", key_id), actor_of(request))

@@ -14,7 +14,7 @@ from gateway.schemas import OwnSettings, TenantObject
 from gateway.services import Parts, Services
 from gateway.views import tenant_object
 
-router = APIRouter(tags=["tenants"])
+router = APIRouter(tags=["tenant"])
 
 
 @router.get("/v1/tenant", responses=errors(401, 403, 503))

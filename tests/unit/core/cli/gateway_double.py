@@ -65,6 +65,8 @@ class GatewayDouble:
     def _tenants(self, method: str, path: str, key: str, body: Json) -> tuple[int, Json]:
         if key != self.admin_key:
             return _error(403, "forbidden", "This key may not do that; it needs the admin key.")
+        if "/keys" in path:
+            return self._keys(method, path, body)
         if path.endswith("/audit"):
             return 200, _page(self.audit)
         if method == "GET" and path != "/v1/tenants":
@@ -79,9 +81,27 @@ class GatewayDouble:
         self.keys[f"lb_{name}"] = name
         return 201, {"id": f"tenant_{name}", "name": name, "api_key": f"lb_{name}"}
 
+    def _keys(self, method: str, path: str, body: Json) -> tuple[int, Json]:
+        made = {
+            "id": "key_a",
+            "name": "a key",
+            "scopes": ["read"],
+            "active": method != "DELETE",
+            "created_at": 1700000000,
+        }
+        made |= {"last_used_at": None, "expires_at": None, "revoked_at": None}
+        if method == "GET":
+            return 200, _page([made])
+        if method == "DELETE":
+            return 200, made
+        scopes = body.get("scopes", ["read"])
+        return 201, {**made, "id": "key_b", "scopes": scopes, "api_key": "lb_successor"}
+
     def _of_tenant(self, method: str, path: str, tenant: str, body: Json, query: Json) -> tuple[int, Json]:
         if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": "mem_x"}, {"id": "base-model"}]}
+        if path.startswith("/v1/keys"):
+            return self._keys(method, path, body)
         if path == "/v1/audit":
             return 200, _page(self.audit)
         if path == "/v1/chat/completions":
