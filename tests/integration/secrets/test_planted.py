@@ -1,7 +1,7 @@
 """Secrets are planted everywhere; then everything that the real processes write is searched for them.
 
-All four processes run at DEBUG on PostgreSQL and a Redis with a password, through successes and failures; then they start
-with addresses that are broken or lead nowhere. A context's and a question's text count as secrets, too.
+All four processes run at DEBUG on PostgreSQL and a Redis with a password, through successes and failures; then they
+start with broken addresses. A context's and a question's text count as secrets, too.
 """
 
 from __future__ import annotations
