@@ -6,19 +6,19 @@ Records of other libraries (uvicorn, celery, alembic) come out in the same form.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars, merge_contextvars
 from structlog.typing import Processor
 
+from core.redaction import REDACTED, Redaction
 from core.settings import Settings
 
-REDACTED = "[redacted]"
 _SECRET_NAMES = frozenset(
     {
         "api_key",
@@ -35,16 +35,20 @@ _SECRET_NAMES = frozenset(
         "old_master_keys",
     }
 )
-_SECRET_VALUES = re.compile(r"\blb_[A-Za-z0-9_-]{16,}|(?<=Bearer )\S+")
-# These repeat requests, headers or messages at INFO and DEBUG; what matters of them is logged by their callers.
-_QUIET = ("httpx", "httpcore", "boto3", "botocore", "s3transfer", "urllib3", "amqp", "kombu", "asyncio", "filelock")
+# These repeat requests, headers, messages or rows at INFO and DEBUG; what matters of them is logged by their callers.
+_QUIET = (
+    *("httpx", "httpcore", "boto3", "botocore", "s3transfer", "urllib3", "amqp", "kombu", "asyncio", "filelock"),
+    *("sqlalchemy", "psycopg", "redis", "transformers"),
+)
 
 
 def configure_logs(process: str, settings: Settings) -> None:
     """Sends this process's logs to stderr: JSON unless stderr is a terminal, or as `settings.log_json` says.
 
-    `process` is the name that every line carries. May be called again; the last call counts.
+    `process` is the name that every line carries. What ends the process is logged too. May be called again; the last
+    call counts.
     """
+    hide = Redaction(settings)
     as_json = settings.log_json if settings.log_json is not None else not sys.stderr.isatty()
     level = logging.getLevelName(settings.log_level.upper())
     before: list[Processor] = [
@@ -69,9 +73,10 @@ def configure_logs(process: str, settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *before],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(as_json)],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(as_json, hide)],
         )
     )
+    sys.excepthook = _log_the_end
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level if isinstance(level, int) else logging.INFO)
@@ -96,11 +101,15 @@ def bind(**ids: str | None) -> Iterator[None]:
         yield
 
 
-def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The processor that keeps keys and texts out of the logs, by the field's name and by the shape of the value."""
-    for name, value in event.items():
-        event[name] = _redacted(name, value)
-    return event
+def redacting(hide: Redaction) -> Processor:
+    """The processor that keeps keys and texts out of the logs, by the field's name and by what the value holds."""
+
+    def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for name, value in event.items():
+            event[name] = _redacted(name, value, hide)
+        return event
+
+    return redact
 
 
 class _ToStderr(logging.Handler):
@@ -114,21 +123,28 @@ class _ToStderr(logging.Handler):
             self.handleError(record)
 
 
-def _redacted(name: str, value: Any) -> Any:
+def _log_the_end(kind: type[BaseException], problem: BaseException, trace: TracebackType | None) -> None:
+    get_logger(__name__).critical("the process ends", exc_info=(kind, problem, trace))
+
+
+def _redacted(name: str, value: Any, hide: Redaction) -> Any:
     if name.lower() in _SECRET_NAMES or name.lower().startswith("secret"):
         return REDACTED
     if isinstance(value, str):
-        return _SECRET_VALUES.sub(REDACTED, value)
+        return hide(value)
     if isinstance(value, Mapping):
-        return {key: _redacted(str(key), inner) for key, inner in value.items()}
+        return {key: _redacted(str(key), inner, hide) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted("", inner) for inner in value]
-    return value
+        return [_redacted("", inner, hide) for inner in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    # Whatever it is, it is shown as this.
+    return hide(str(value))
 
 
-def _rendering(as_json: bool) -> list[Processor]:
+def _rendering(as_json: bool, hide: Redaction) -> list[Processor]:
     # Plain tracebacks: the dressed-up ones print the frames' local variables, keys and texts among them.
-    before: list[Processor] = [structlog.processors.format_exc_info, redact]
+    before: list[Processor] = [structlog.processors.format_exc_info, redacting(hide)]
     if as_json:
         return [*before, structlog.processors.JSONRenderer(default=str)]
     formatter = structlog.dev.plain_traceback

@@ -238,7 +238,12 @@ class Settings(BaseSettings):
     """All settings of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LATENTBANK_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+        env_prefix="LATENTBANK_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     data_dir: Path = Path.home() / ".local" / "share" / "latentbank"

@@ -11,7 +11,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from core.cli.client import gateway_url, key_files
 from core.cli.keys import API_KEY
 from core.cli.stack_file import read_stack_file
 from core.errors import LatentBankError, SetupError
+from core.redaction import Redaction
 from core.settings import Settings
 
 State = Literal["ok", "warning", "missing"]
@@ -85,7 +86,9 @@ def examine(settings: Settings) -> list[Finding]:
         _stack,
         _gateway,
     )
-    return [check(settings) for check in checks]
+    hide = Redaction(settings)
+    findings = [check(settings) for check in checks]
+    return [replace(one, detail=hide(one.detail), mend=hide(one.mend)) for one in findings]
 
 
 def _python(_: Settings) -> Finding:
@@ -184,25 +187,30 @@ def _database(settings: Settings) -> Finding:
         return Finding(subject, "missing", str(missing), "Run: make install")
     except Exception as problem:  # noqa: BLE001 - whatever the driver says is the finding
         mend = "Start the server, or correct LATENTBANK_DATABASE_URL; empty, it is an SQLite file."
-        return Finding(subject, "missing", f"{_without_password(url)}: {_first_line(problem)}", mend)
-    return Finding(subject, "ok", _without_password(url))
+        return Finding(subject, "missing", f"{url}: {_first_line(problem)}", mend)
+    return Finding(subject, "ok", url)
 
 
 def _broker(settings: Settings) -> Finding:
     url = settings.resolved_broker_url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        known = (parts.hostname, parts.port)
+    except ValueError as problem:
+        mend = "Correct LATENTBANK_BROKER_URL; a password's special characters are written as %XX there."
+        return Finding("broker", "missing", f"no address: {problem}", mend)
     if parts.scheme == "filesystem":
         return Finding("broker", "ok", f"Celery on its filesystem transport, in {settings.data_dir}")
     if parts.scheme not in _BROKER_PORTS:
         mend = "Set LATENTBANK_BROKER_URL to redis://…, amqp://…, or to nothing for the filesystem transport."
         return Finding("broker", "missing", f"unknown kind: {parts.scheme}://", mend)
     try:
-        address = (parts.hostname or "127.0.0.1", parts.port or _BROKER_PORTS[parts.scheme])
+        address = (known[0] or "127.0.0.1", known[1] or _BROKER_PORTS[parts.scheme])
         socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
     except OSError as problem:
         mend = "Start the server, or correct LATENTBANK_BROKER_URL; empty, Celery uses files."
-        return Finding("broker", "missing", f"{_without_password(url)}: {_first_line(problem)}", mend)
-    return Finding("broker", "ok", _without_password(url))
+        return Finding("broker", "missing", f"{url}: {_first_line(problem)}", mend)
+    return Finding("broker", "ok", url)
 
 
 def _objects(settings: Settings) -> Finding:
@@ -265,13 +273,6 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":…@", 1)
 
 
 def _first_line(problem: BaseException) -> str:

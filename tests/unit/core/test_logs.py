@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import structlog
 
-from core.logs import REDACTED, bind, configure_logs, get_logger
+from core.logs import bind, configure_logs, get_logger
+from core.redaction import REDACTED
 from core.settings import Settings
 
 
