@@ -166,11 +166,21 @@ class ServingSettings(BaseModel):
     max_waiting_seconds: float = Field(60.0, gt=0)
     """How long one may wait to begin; it is then told that the worker is busy."""
     threads: int = 0
+    drain_seconds: float = Field(3.0, ge=0)
+    """How long a worker that is told to stop goes on taking questions after it has withdrawn from the truth, until every
+    gateway has noticed: longer than their `worker_list_seconds`."""
+    grace_seconds: float = Field(60.0, ge=0)
+    """How long answers under way may go on after that."""
 
 
 class GatewaySettings(BaseModel):
     host: str = "127.0.0.1"
     port: int = 8080
+    drain_seconds: float = Field(0.0, ge=0)
+    """How long a gateway that is told to stop goes on taking requests while `/ready` says 503, until every balancer has
+    noticed: some of its checks; 0 where there is none."""
+    grace_seconds: float = Field(60.0, ge=0)
+    """How long answers under way may go on after that."""
     event_poll_seconds: float = 0.5
     residency_poll_seconds: float = Field(5.0, gt=0)
     """How often each inference worker is asked what it holds; longer where there are very many."""

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-from types import FrameType
 
-import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import LatentBankError
 from core.logs import configure_logs, get_logger
 from core.settings import Settings
-from gateway.app import create_app
-from gateway.services import Services, open_services
-
-GRACE_SECONDS = 15
-"""How long answers under way may go on after the signal."""
+from gateway.server import Server, server_config
+from gateway.services import open_services
 
 _log = get_logger(__name__)
-
-
-class Server(uvicorn.Server):
-    """Tells endless answers to end as soon as the signal comes; uvicorn then waits for the others."""
-
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
-        super().__init__(config)
-        self._services = services
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._services.stopping.set()
-        super().handle_exit(sig, frame)
 
 
 def main() -> int:
@@ -51,18 +34,6 @@ def main() -> int:
     _log.info("gateway listens", host=settings.gateway.host, port=settings.gateway.port)
     server.run()
     return 0 if server.started else 1
-
-
-def server_config(settings: Settings, services: Services) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(services),
-        host=settings.gateway.host,
-        port=settings.gateway.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
 
 
 if __name__ == "__main__":

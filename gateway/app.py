@@ -31,5 +31,5 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(routes.router)
     install_errors(app)
     install_openapi(app, services.settings.limits)
-    app.add_middleware(RequestScope, metrics=services.metrics)
+    app.add_middleware(RequestScope, metrics=services.metrics, stopping=services.stopping)
     return app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from threading import Event
 
 from prometheus_client import CollectorRegistry
@@ -48,7 +49,8 @@ def run(settings: Settings, stop: Event) -> int:
         duty.start()
     log.info("orchestrator is up", metrics_port=server.port)
     stop.wait()
-    done = all([duty.join(_GOODBYE_SECONDS) for duty in duties])
+    give_up = time.monotonic() + _GOODBYE_SECONDS
+    done = all([duty.join(max(0.0, give_up - time.monotonic())) for duty in duties])
     server.close()
     doorbells.close()
     database.dispose()

@@ -25,6 +25,9 @@ _log = get_logger(__name__)
 def perform(at: Distillation, job_id: str) -> Outcome:
     """Answers a doorbell; how its own job ended. Raises only where the claim itself could not be asked for."""
     if at.stopping():
+        # Celery has the doorbell acknowledged: the dispatcher rings another at once instead of after its timeout.
+        with at.database.begin() as connection:
+            jobs.unring(connection, [job_id])
         return Outcome.UNCLAIMED
     claimed_at = time.monotonic()
     with at.database.begin() as connection:

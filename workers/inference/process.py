@@ -19,9 +19,8 @@ from core.truth.database import Database
 from workers.inference.api.admin import create_admin_app
 from workers.inference.api.listener import bind, listening
 from workers.inference.api.server import Worker, create_app
+from workers.inference.leaving import LeavingServer
 from workers.inference.life import Life
-
-GRACE_SECONDS = 20
 
 Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -61,9 +60,9 @@ def serve(settings: Settings) -> int:
         port=settings.serving.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=round(settings.serving.grace_seconds),
     )
-    server = uvicorn.Server(config)
+    server = LeavingServer(config, life.leave, settings.serving.drain_seconds)
     # uvicorn raises the signal again after it has shut down in order; that shall not kill the process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
