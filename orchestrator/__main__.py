@@ -9,11 +9,13 @@ from threading import Event
 
 from prometheus_client import CollectorRegistry
 
-from core.logs import configure_logs, get_logger
+from core.logs import get_logger
 from core.metrics import OrchestratorMetrics, serve_metrics
 from core.settings import Settings
+from core.starting import run_process
 from core.storage.opening import open_store
 from core.truth.database import Database
+from core.truth.schema import ready_for_work
 from orchestrator.celery_app import CeleryDoorbells, create_app
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.garbage import GarbageCollector
@@ -31,7 +33,7 @@ def run(settings: Settings, stop: Event) -> int:
     registry = CollectorRegistry()
     metrics = OrchestratorMetrics(registry)
     database = Database(settings.resolved_database_url)
-    database.migrate()
+    ready_for_work(database, migrate=settings.migrate_at_start)
     doorbells = CeleryDoorbells(create_app(settings))
     garbage = GarbageCollector(database, open_store(settings), settings.jobs, metrics)
     pace = settings.jobs
@@ -59,12 +61,10 @@ def run(settings: Settings, stop: Event) -> int:
 
 
 def main() -> int:
-    settings = Settings()
-    configure_logs("orchestrator", settings)
     stop = Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.set())
-    return run(settings, stop)
+    return run_process("orchestrator", lambda settings: run(settings, stop))
 
 
 if __name__ == "__main__":

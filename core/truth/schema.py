@@ -85,8 +85,8 @@ def ready_for_work(database: Database, *, migrate: bool) -> None:
         upgrade(database)
     else:
         raise SetupError(
-            f"The database is at revision {schema.current or 'none'}, and this code needs {schema.head}; run: latentbank "
-            "migrate upgrade"
+            f"The database is at revision {schema.current or 'none'}, and this code needs {schema.head}; run: "
+            "latentbank migrate upgrade"
         )
 
 

@@ -62,6 +62,7 @@ class Load:
     balancer: Balancer
     answered: int = 0
     streamed: int = 0
+    looked: int = 0
     under_way: int = 0
     admitted: list[tuple[str, str]] = field(default_factory=list)
     """Ids of each accepted memory and its job."""
@@ -78,6 +79,10 @@ class Load:
 
     def submit(self, key: str, text: str = "train", pause: float = 0.5) -> None:
         self._repeat(lambda http: self._submit(http, text), key, pause)
+
+    def look(self, key: str, pause: float = 0.02) -> None:
+        """Small requests close upon each other, so that hardly a moment is without one on its way."""
+        self._repeat(self._look, key, pause)
 
     def end(self) -> None:
         self._stop.set()
@@ -122,6 +127,14 @@ class Load:
             self.streamed += 1
         else:
             self.wrong.append(f"{time.strftime('%X')} {url} streamed {answer.status_code}: {lines[-3:]}")
+
+    def _look(self, http: httpx.Client) -> None:
+        url = self.balancer.pick()
+        answer = http.get(f"{url}/v1/models")
+        if answer.status_code == 200:
+            self.looked += 1
+        else:
+            self.wrong.append(f"{time.strftime('%X')} {url} answered {answer.status_code}: {answer.text}")
 
     def _submit(self, http: httpx.Client, text: str) -> None:
         url = self.balancer.pick()

@@ -11,11 +11,12 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from core.errors import LatentBankError, SetupError
-from core.logs import configure_logs, get_logger
+from core.errors import SetupError
 from core.metrics import InferenceMetrics
 from core.settings import Settings
+from core.starting import run_process
 from core.truth.database import Database
+from core.truth.schema import ready_for_work
 from workers.inference.api.admin import create_admin_app
 from workers.inference.api.listener import bind, listening
 from workers.inference.api.server import Worker, create_app
@@ -26,14 +27,8 @@ Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def main() -> int:
-    """Runs until SIGTERM or SIGINT; 1 where the worker could not come up."""
-    settings = Settings()
-    configure_logs("inference", settings)
-    try:
-        return serve(settings)
-    except LatentBankError as problem:
-        get_logger(__name__).error("the worker can't start", why=problem.message)
-        return 1
+    """Runs until SIGTERM or SIGINT; 1 where the worker could not come up, 2 where it was refused."""
+    return run_process("inference", serve)
 
 
 def serve(settings: Settings) -> int:
@@ -46,7 +41,7 @@ def serve(settings: Settings) -> int:
     worker = Worker(registry, settings.internal_token)
     admin = _admin(worker, settings)
     database = Database(settings.resolved_database_url)
-    database.migrate()
+    ready_for_work(database, migrate=settings.migrate_at_start)
     failed: list[bool] = []
 
     def fail() -> None:

@@ -125,7 +125,7 @@ def test_without_an_internal_token_a_worker_refuses_to_start(tmp_path: Path) -> 
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert b"LATENTBANK_INTERNAL_TOKEN" in done.stderr
 
 
