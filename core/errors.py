@@ -21,9 +21,11 @@ The docstring of a class is the message a user reads unless a better one is give
     ├── Unavailable             503
     │   ├── AdapterPending      503
     │   ├── TextPending         503
-    │   └── TextsFull           503
+    │   ├── TextsFull           503
+    │   └── MasterKeyMissing    503
     ├── StorageError            503
     │   ├── ObjectMissing       404
+    │   │   └── KeyMissing      404
     │   ├── ObjectCorrupt       500
     │   └── InvalidKey          500
     ├── AdapterInvalid          500
@@ -176,6 +178,12 @@ class TextsFull(Unavailable):
     code = "texts_full"
 
 
+class MasterKeyMissing(Unavailable):
+    """A tenant's key can't be unwrapped with the master keys that are set."""
+
+    code = "master_key_missing"
+
+
 class StorageError(LatentBankError):
     """The object store did not do what was asked."""
 
@@ -188,6 +196,12 @@ class ObjectMissing(StorageError):
 
     code = "object_missing"
     status = 404
+
+
+class KeyMissing(ObjectMissing):
+    """The key that sealed the object is destroyed; what it sealed is forgotten."""
+
+    code = "key_missing"
 
 
 class ObjectCorrupt(StorageError):

@@ -20,7 +20,10 @@ from core.settings import Settings
 
 REDACTED = "[redacted]"
 _SECRET_NAMES = frozenset(
-    {"api_key", "authorization", "text", "messages", "context", "admin_key", "internal_token", "password", "access_key"}
+    {
+        *("api_key", "admin_key", "authorization", "internal_token", "password", "access_key"),
+        *("master_key", "old_master_keys", "text", "messages", "context"),
+    }
 )
 _SECRET_VALUES = re.compile(r"\blb_[A-Za-z0-9_-]{16,}|(?<=Bearer )\S+")
 # These repeat requests, headers or messages at INFO and DEBUG; what matters of them is logged by their callers.

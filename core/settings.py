@@ -208,6 +208,10 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = None
     internal_token: SecretStr | None = None
     """Shared by gateway and inference workers; the gateway vouches for the tenant with it."""
+    master_key: SecretStr | None = None
+    """Wraps the tenants' keys: 32 bytes in base64. Empty: the embedded stack keeps one in `<data_dir>/master.key`."""
+    old_master_keys: SecretStr | None = None
+    """Earlier master keys, comma-separated; the orchestrator rewraps what they wrapped."""
     gateway_url: str = "http://127.0.0.1:8080"
     api_key: SecretStr | None = None
     log_json: bool | None = None

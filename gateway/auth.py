@@ -9,8 +9,9 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from core.errors import Forbidden, Unauthenticated
+from core.truth.audit import ADMIN, Actor, of_key
 from core.truth.records import Tenant
-from core.truth.tenants import tenant_of_key
+from core.truth.tenants import key_id, tenant_of_key
 from gateway.services import Parts
 
 _tenant_key = HTTPBearer(
@@ -34,21 +35,31 @@ def authenticated_tenant(
     if tenant is None:
         raise Unauthenticated
     request.state.tenant_id = tenant.id
+    request.state.actor = Actor(of_key(key_id(credentials.credentials)), request.state.request_id)
     return tenant
 
 
-def admin(parts: Parts, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_admin_key)]) -> None:
+def admin(
+    request: Request, parts: Parts, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_admin_key)]
+) -> None:
     """Lets the admin key pass; a tenant's key is `Forbidden`, anything else `Unauthenticated`."""
     if credentials is None:
         raise Unauthenticated
     given = credentials.credentials
     expected = parts.settings.admin_key
     if expected is not None and _same(given, expected.get_secret_value()):
+        request.state.actor = Actor(ADMIN, request.state.request_id)
         return
     with parts.database.read() as connection:
         if tenant_of_key(connection, given) is not None:
             raise Forbidden
     raise Unauthenticated
+
+
+def actor_of(request: Request) -> Actor:
+    """Who asks, for the audit log; authentication has said it."""
+    actor: Actor = request.state.actor
+    return actor
 
 
 CurrentTenant = Annotated[Tenant, Depends(authenticated_tenant)]

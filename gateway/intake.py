@@ -21,6 +21,7 @@ from core.logs import get_logger
 from core.settings import LimitSettings, RecipeSettings
 from core.storage.keys import context_key
 from core.storage.object_store import JSON, ObjectStore
+from core.truth.audit import Actor
 from core.truth.database import Database
 from core.truth.jobs import list_jobs
 from core.truth.memories import admit, find_idempotent, get_memory
@@ -94,6 +95,7 @@ def take_in(
     store: ObjectStore,
     limits: LimitSettings,
     recipe: RecipeSettings,
+    by: Actor,
 ) -> Admission:
     """Stores the context, then admits memory, job and first event in one transaction.
 
@@ -116,6 +118,7 @@ def take_in(
                     idempotency_key=idempotency_key,
                     body_sha256=context.body_sha256,
                     backlog_limit=limits.backlog_per_tenant,
+                    by=by,
                 )
             )
 

@@ -10,6 +10,7 @@ from core.ids import new_id
 from core.settings import LimitSettings, RecipeSettings
 from core.storage.keys import revised_context_key
 from core.storage.object_store import ObjectStore
+from core.truth.audit import Actor
 from core.truth.database import Database
 from core.truth.jobs import get_job
 from core.truth.memories import find_idempotent, get_memory
@@ -31,6 +32,7 @@ def revise_memory(
     base: BaseModel,
     limits: LimitSettings,
     recipe: RecipeSettings,
+    by: Actor,
 ) -> Admission:
     """Stores the new context, then admits revision, job and first event in one transaction.
 
@@ -55,6 +57,7 @@ def revise_memory(
                     idempotency_key=idempotency_key,
                     body_sha256=body_sha256,
                     backlog_limit=limits.backlog_per_tenant,
+                    by=by,
                 )
             )
 

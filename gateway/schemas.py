@@ -230,6 +230,31 @@ class JobEventObject(BaseModel):
     data: dict[str, Any]
 
 
+class AuditSubject(BaseModel):
+    kind: str
+    """`memory`, `collection`, `job`, `tenant` or `key`."""
+    id: str
+    """A collection has none: it is named by `sha256:` and the digest of its name."""
+
+
+class AuditObject(BaseModel):
+    """One deed: who did what to what, and when. Ids grow over all tenants, so that they have gaps.
+
+    `actor` is `key:<key id>`, `admin`, `orchestrator` or `worker:<id>`; `data` has ids and numbers, never a text.
+    """
+
+    id: int
+    object: Literal["audit.record"] = "audit.record"
+    tenant_id: str
+    created_at: int
+    actor: str
+    action: str
+    """As the filter `action` has them; a newer version of us may have written others."""
+    subject: AuditSubject
+    data: dict[str, Any]
+    request_id: str | None
+
+
 class TenantObject(BaseModel):
     id: str
     object: Literal["tenant"] = "tenant"

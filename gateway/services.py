@@ -11,10 +11,10 @@ from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
 from core.base_model.prepare import ensure_prepared
+from core.encryption.sealed_store import open_sealed_store
 from core.metrics import GatewayMetrics
 from core.settings import Settings
 from core.storage.object_store import ObjectStore
-from core.storage.opening import open_store
 from core.truth.database import Database
 from core.truth.schema import ready_for_work
 from gateway.announced import Announced
@@ -44,6 +44,7 @@ def open_services(settings: Settings) -> Services:
     """Opens everything; reaches the database (its tables), and starts preparing the base model in a thread."""
     database = Database(settings.resolved_database_url)
     ready_for_work(database, migrate=settings.migrate_at_start)
+    store = open_sealed_store(settings, database)
     base = BasePreparation(lambda: ensure_prepared(settings.base_model, settings.base_dir))
     base.start()
     registry = CollectorRegistry()
@@ -56,7 +57,7 @@ def open_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         database=database,
-        store=open_store(settings),
+        store=store,
         base=base,
         inference=InferenceClient(http, database, token, announced, fleet, metrics),
         residency=ResidencyPoll(database, fleet, token, poll_seconds, metrics),

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from core.truth.records import Job, JobEvent, Memory, Tenant
+from core.truth.records import AuditRecord, Job, JobEvent, Memory, Tenant
 from gateway.schemas import (
+    AuditObject,
+    AuditSubject,
     Item,
     JobError,
     JobEventObject,
@@ -89,6 +91,19 @@ def event_object(event: JobEvent) -> JobEventObject:
         type=event.type,
         message=event.message,
         data=event.data,
+    )
+
+
+def audit_object(record: AuditRecord) -> AuditObject:
+    return AuditObject(
+        id=record.id,
+        tenant_id=record.tenant_id,
+        created_at=seconds(record.at),
+        actor=record.actor,
+        action=record.action,
+        subject=AuditSubject(kind=record.subject_kind, id=record.subject_id),
+        data=record.data,
+        request_id=record.request_id,
     )
 
 

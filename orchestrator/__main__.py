@@ -9,6 +9,7 @@ from threading import Event
 
 from prometheus_client import CollectorRegistry
 
+from core.encryption.master_keys import open_master_keys
 from core.logs import get_logger
 from core.metrics import OrchestratorMetrics, serve_metrics
 from core.settings import Settings
@@ -21,6 +22,7 @@ from orchestrator.dispatcher import Dispatcher
 from orchestrator.garbage import GarbageCollector
 from orchestrator.periodic import Periodic
 from orchestrator.reaper import Reaper
+from orchestrator.rewrapping import Rewrapping
 from orchestrator.telemetry import Telemetry
 
 _TELEMETRY_SECONDS = 2.0
@@ -36,6 +38,7 @@ def run(settings: Settings, stop: Event) -> int:
     ready_for_work(database, migrate=settings.migrate_at_start)
     doorbells = CeleryDoorbells(create_app(settings))
     garbage = GarbageCollector(database, open_store(settings), settings.jobs, metrics)
+    rewrapping = Rewrapping(database, open_master_keys(settings))
     pace = settings.jobs
     duties = [
         Periodic(
@@ -44,6 +47,7 @@ def run(settings: Settings, stop: Event) -> int:
         Periodic("reap", pace.reap_interval_seconds, Reaper(database, pace, metrics).run_once, stop),
         Periodic("purge", pace.reap_interval_seconds, garbage.purge_deleted, stop),
         Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
+        Periodic("rewrap", pace.garbage_interval_seconds, rewrapping.run_once, stop),
         Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),
     ]
     server = serve_metrics(settings.orchestrator.metrics_port, settings.orchestrator.host, registry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -84,6 +85,11 @@ class Api:
 
     def tenants(self) -> list[Json]:
         return list(self._pages("/v1/tenants", {}))
+
+    def audit(self, most: int, query: Mapping[str, str], tenant_id: str | None = None) -> list[Json]:
+        """The newest `most` records; `query` may have `action` and `subject`. With `tenant_id` for the admin."""
+        path = f"/v1/tenants/{quote(tenant_id, safe='')}/audit" if tenant_id else "/v1/audit"
+        return list(islice(self._pages(path, query), most))
 
     def remember(self, fields: Mapping[str, Any], idempotency_key: str | None = None) -> Json:
         """Offers a context: `title`, `text` or `messages`, `collection?`, `metadata?`; `{id, job_id, status, …}`."""

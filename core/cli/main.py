@@ -7,7 +7,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from core.cli import ask, demo, doctor, evaluate, jobs, memories, remember, tenants, up
+from core.cli import ask, audit, demo, doctor, evaluate, jobs, memories, remember, tenants, up
 from core.cli.output import console
 from core.errors import LatentBankError
 
@@ -25,6 +25,7 @@ app.command()(ask.ask)
 app.command()(memories.memories)
 app.command()(memories.forget)
 app.command()(jobs.jobs)
+app.command()(audit.audit)
 app.add_typer(tenants.app, name="tenants")
 app.command()(doctor.doctor)
 app.command("eval")(evaluate.evaluate)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 _WIDTH_WITHOUT_TERMINAL = 120
-_IDS = ("id", "job", "memory id")
+_IDS = ("id", "job", "memory id", "who", "subject")
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from core.adapters.packed import PackedAdapters
 from core.adapters.peft_format import LoadedAdapter, load_adapter
 from core.adapters.validation import validate_adapter
 from core.base_model.description import BaseDescription
+from core.encryption.sealed_store import open_sealed_store
 from core.errors import AdapterInvalid, LatentBankError
 from core.evaluation.judging import Gates
 from core.logs import get_logger
@@ -18,7 +19,6 @@ from core.settings import Settings
 from core.storage.manifest import Manifest
 from core.storage.node_cache import NodeCache
 from core.storage.object_store import ObjectStore
-from core.storage.opening import open_store
 from core.storage.publication import read_manifest
 from core.truth import memories
 from core.truth.database import Database
@@ -57,9 +57,19 @@ def read_bank(
     try:
         with database.read() as connection:
             _, entries = memories.bank(connection, tenant_id)
+        return _read(settings, open_sealed_store(settings, database), entries, documents, base, encoder)
     finally:
         database.dispose()
-    store = open_store(settings)
+
+
+def _read(
+    settings: Settings,
+    store: ObjectStore,
+    entries: Sequence[BankEntry],
+    documents: Mapping[str, str],
+    base: BaseDescription,
+    encoder: str,
+) -> EvaluatedBank:
     cache = NodeCache(settings.resolved_node_cache_dir, settings.serving.node_cache_bytes, store)
     members: dict[str, Member] = {}
     refused: dict[str, str] = {}

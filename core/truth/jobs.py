@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, func, select
 
 from core.errors import NotFound
-from core.jobs.states import Reason, State
+from core.jobs.states import ENDED, Reason, State
+from core.truth.audit import UNNAMED, Actor, record
 from core.truth.dispatch import (
     Departure,
     InFlight,
@@ -111,12 +112,14 @@ def list_events(
     return [JobEvent(**row._mapping) for row in rows]
 
 
-def request_cancel(connection: Connection, tenant_id: str, job_id: str) -> Job:
+def request_cancel(connection: Connection, tenant_id: str, job_id: str, by: Actor = UNNAMED) -> Job:
     """A waiting job is cancelled at once, a running one at its next heartbeat; one that has ended stays as it is."""
     get_job(connection, tenant_id, job_id)
     row = lock_job(connection, job_id)
     if row is None:
         raise NotFound(f"There is no job '{job_id}'.")
+    if State(row.state) not in ENDED and not row.cancel_requested:
+        record(connection, tenant_id, by, "job.cancelled", ("job", job_id), {"memory_id": row.memory_id})
     return job_of(cancel(connection, row, Reason.CANCEL_REQUESTED))
 
 

@@ -11,6 +11,7 @@ from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, NotFou
 from core.ids import new_id
 from core.jobs.states import OPEN, Accepted, JobState, Reason, State, transition
 from core.truth import banks
+from core.truth.audit import UNNAMED, Actor, record
 from core.truth.clock import now
 from core.truth.records import BankEntry, ContextRecord, Job, Memory, NewMemory
 from core.truth.tables import idempotency_keys, jobs, memories, tenants
@@ -37,8 +38,9 @@ def admit(
     idempotency_key: str | None = None,
     body_sha256: str | None = None,
     backlog_limit: int,
+    by: Actor = UNNAMED,
 ) -> tuple[Memory, Job, bool]:
-    """Writes memory, job (`queued`) and first event; the last value says whether this call made them.
+    """Writes memory, job (`queued`), first event and audit record; the last value says whether this call made them.
 
     A duplicate key, also a concurrent one, gets the first request's pair and False. Raises `BacklogFull` where the
     tenant already has `backlog_limit` jobs that wait, `IdempotencyConflict` as `find_idempotent`, `NotFound` without
@@ -55,6 +57,7 @@ def admit(
     _insert_memory(connection, new)
     job_id, message = new_id("job"), "The memory is accepted; its job waits."
     insert_job(connection, job_id, new.tenant_id, new.id, message, new.cost_estimate_seconds, new.priority)
+    record(connection, new.tenant_id, by, "memory.remembered", ("memory", new.id), {"job_id": job_id})
     if idempotency_key is not None:
         note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.id, job_id)
     if get_tenant(connection, new.tenant_id).fallback == "text":
@@ -94,7 +97,7 @@ def list_memories(
     return [memory_of(row) for row in rows]
 
 
-def delete_memory(connection: Connection, tenant_id: str, memory_id: str) -> Memory:
+def delete_memory(connection: Connection, tenant_id: str, memory_id: str, by: Actor = UNNAMED) -> Memory:
     """The memory is served no more from here on, and its open jobs are cancelled; a second time changes nothing."""
     row = connection.execute(
         select(memories).where(memories.c.id == memory_id, memories.c.tenant_id == tenant_id).with_for_update()
@@ -111,6 +114,7 @@ def delete_memory(connection: Connection, tenant_id: str, memory_id: str) -> Mem
             cancel(connection, job, Reason.MEMORY_DELETED)
         banks.put_record(connection, memory_id, "", None)
         bump_bank(connection, tenant_id, memory_id)
+        record(connection, tenant_id, by, "memory.deleted", ("memory", memory_id))
     return get_memory(connection, tenant_id, memory_id)
 
 

@@ -229,9 +229,34 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantKey:
+    """A tenant's data key as the truth keeps it: wrapped by the master key `master_id`."""
+
+    id: str
+    tenant_id: str
+    master_id: str
+    wrapped: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRecord:
     id: str
     kind: Literal["distillation", "inference"]
     url: str
     info: dict[str, Any]
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One deed; `id` grows in the order of writing, over all tenants."""
+
+    id: int
+    tenant_id: str
+    at: datetime
+    actor: str
+    action: str
+    subject_kind: str
+    subject_id: str
+    data: dict[str, Any]
+    request_id: str | None

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, ScalarSelect, func, insert, select, upda
 
 from core.errors import Conflict, NotFound
 from core.jobs.states import OPEN
+from core.truth.audit import UNNAMED, Actor, record
 from core.truth.clock import now
 from core.truth.memories import (
     find_idempotent,
@@ -46,8 +47,9 @@ def revise(
     idempotency_key: str | None = None,
     body_sha256: str | None = None,
     backlog_limit: int,
+    by: Actor = UNNAMED,
 ) -> tuple[Memory, Job, bool]:
-    """Writes revision, job (`queued`) and first event; the last value says whether this call made them.
+    """Writes revision, job (`queued`), first event and audit record; the last value says whether this call made them.
 
     The memory goes on as it is. Raises `Conflict` where a job of it is open or it is deleted, `NotFound` without the
     memory, and `BacklogFull` and `IdempotencyConflict` as `admit`.
@@ -68,6 +70,7 @@ def revise(
     message = "The new version is accepted; its job waits."
     insert_job(connection, new.job_id, new.tenant_id, new.memory_id, message, new.cost_estimate_seconds)
     connection.execute(insert(revisions).values(job_id=new.job_id, **{name: getattr(new, name) for name in FIELDS}))
+    record(connection, new.tenant_id, by, "memory.revised", ("memory", new.memory_id), {"job_id": new.job_id})
     if idempotency_key is not None:
         note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.memory_id, new.job_id)
     if memory.version is None:

@@ -1,7 +1,8 @@
 """The tables of the truth. `migrations/` creates them; a test holds the two equal.
 
 Locks are always taken in the order memory, job, fair share, tenant, so that no two transactions wait for each other. A
-job's row is locked before an event of it is written, so that the ids of one job's events grow in the order of commit.
+job's row is locked before an event of it is written, so that the ids of one job's events grow in the order of commit. A
+record of the audit log locks nothing that another transaction may wait for, and can be written at any point.
 """
 
 from __future__ import annotations
@@ -128,6 +129,17 @@ jobs = Table(
     Index(None, "state", "tenant_id", "priority", "created_at"),
 )
 
+tenant_keys = Table(
+    "tenant_keys",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("master_id", String(16), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("destroyed_at", Instant),
+)
+
 retrieval_records = Table(
     "retrieval_records",
     metadata,
@@ -188,4 +200,22 @@ workers = Table(
     Column("info", Document, nullable=False),
     Column("expires_at", Instant, nullable=False),
     Index(None, "kind", "expires_at"),
+)
+
+# No foreign key: the log stays when the tenant is deleted. Triggers of its migration refuse all but an insert.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", Counter, primary_key=True, autoincrement=True),
+    Column("tenant_id", Identifier, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject_kind", String(16), nullable=False),
+    Column("subject_id", String(128), nullable=False),
+    Column("data", Document, nullable=False),
+    Column("request_id", String(128)),
+    Index(None, "tenant_id", "id"),
+    Index(None, "tenant_id", "subject_id"),
+    sqlite_autoincrement=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import secrets
@@ -12,13 +13,18 @@ from sqlalchemy import Connection, insert, select, update
 
 from core.errors import InvalidRequest, NotFound
 from core.ids import new_id
+from core.truth.audit import UNNAMED, Actor, record
 from core.truth.clock import now
 from core.truth.records import Fallback, Tenant
 from core.truth.tables import api_keys, fair_shares, tenants
 
 
 def create_tenant(
-    connection: Connection, name: str, weight: float = 1.0, settings: dict[str, Any] | None = None
+    connection: Connection,
+    name: str,
+    weight: float = 1.0,
+    settings: dict[str, Any] | None = None,
+    by: Actor = UNNAMED,
 ) -> Tenant:
     """A tenant with an empty bank. `settings` are as those of `configure`.
 
@@ -36,6 +42,7 @@ def create_tenant(
         )
     )
     connection.execute(insert(fair_shares).values(tenant_id=tenant_id, deficit_seconds=0.0, turn=0, updated_at=now()))
+    record(connection, tenant_id, by, "tenant.created", ("tenant", tenant_id))
     return get_tenant(connection, tenant_id)
 
 
@@ -52,7 +59,7 @@ def list_tenants(connection: Connection) -> list[Tenant]:
     return [Tenant(**row._mapping) for row in rows]
 
 
-def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]) -> Tenant:
+def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any], by: Actor = UNNAMED) -> Tenant:
     """Sets `false_activation`, the rate that the tenant's gate keeps (`None`: the workers' default), or `fallback`,
     whether memories may serve from their text (`none` or `text`); what is not in `changes` stays.
 
@@ -67,15 +74,23 @@ def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]
         .where(tenants.c.id == tenant_id)
         .values(settings=settings, bank_revision=tenants.c.bank_revision + 1)
     )
+    record(connection, tenant_id, by, "tenant.changed", ("tenant", tenant_id), changes)
     return get_tenant(connection, tenant_id)
 
 
-def issue_key(connection: Connection, tenant_id: str) -> str:
+def issue_key(connection: Connection, tenant_id: str, by: Actor = UNNAMED) -> str:
     """A new key of the tenant; the caller sees it once, nobody can read it again."""
     get_tenant(connection, tenant_id)
     key = f"lb_{secrets.token_urlsafe(32)}"
     connection.execute(insert(api_keys).values(key_sha256=_sha256(key), tenant_id=tenant_id, created_at=now()))
+    record(connection, tenant_id, by, "key.issued", ("key", key_id(key)))
     return key
+
+
+def key_id(key: str) -> str:
+    """What a key is called where it is not shown: half of its SHA-256, which helps nobody to 256 random bits."""
+    half = bytes.fromhex(_sha256(key))[:16]
+    return f"key_{base64.b32encode(half).decode().rstrip('=').lower()}"
 
 
 def tenant_of_key(connection: Connection, key: str) -> Tenant | None:

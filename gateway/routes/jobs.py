@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from core.jobs.states import ENDED
 from core.truth.jobs import get_job, list_events, list_jobs, request_cancel
 from core.truth.records import JobEvent
-from gateway.auth import CurrentTenant
+from gateway.auth import CurrentTenant, actor_of
 from gateway.openapi import errors
 from gateway.routes.parameters import AfterJob, Limit, OfMemory, known_id
 from gateway.schemas import JobEventObject, JobObject, JobStatus, Page
@@ -62,10 +62,10 @@ def job(job_id: str, parts: Parts, tenant: CurrentTenant) -> JobObject:
 
 
 @router.post("/v1/jobs/{job_id}/cancel", responses=errors(401, 404, 503))
-def cancel(job_id: str, parts: Parts, tenant: CurrentTenant) -> JobObject:
+def cancel(job_id: str, request: Request, parts: Parts, tenant: CurrentTenant) -> JobObject:
     """A waiting job is cancelled at once, a running one at its next heartbeat; one that has ended stays as it is."""
     with parts.database.begin() as connection:
-        found = request_cancel(connection, tenant.id, known_id("job", job_id))
+        found = request_cancel(connection, tenant.id, known_id("job", job_id), by=actor_of(request))
         return job_object(found, parts.database.now(connection))
 
 

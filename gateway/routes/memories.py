@@ -11,10 +11,11 @@ from starlette.concurrency import run_in_threadpool
 
 from core.errors import LatentBankError
 from core.logs import bind
+from core.truth.audit import Actor
 from core.truth.jobs import newest_jobs
 from core.truth.memories import delete_memory, get_memory, list_memories
 from core.truth.records import Tenant
-from gateway.auth import CurrentTenant
+from gateway.auth import CurrentTenant, actor_of
 from gateway.bodies import read_json
 from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
@@ -53,7 +54,7 @@ async def remember(
     with _counted(parts):
         offer, _ = await read_json(request, NewMemory, parts.settings.limits.body_bytes)
         # One thread from the checks to the commit: a client that leaves can't leave half of it behind.
-        admission = await run_in_threadpool(_take_in, parts, tenant, offer, idempotency_key)
+        admission = await run_in_threadpool(_take_in, parts, tenant, actor_of(request), offer, idempotency_key)
     return _answer(parts, admission, response)
 
 
@@ -78,7 +79,8 @@ async def remember_anew(
     """
     with _counted(parts):
         update, _ = await read_json(request, MemoryUpdate, parts.settings.limits.body_bytes)
-        admission = await run_in_threadpool(_revise, parts, tenant, known_id("mem", memory_id), update, idempotency_key)
+        known = known_id("mem", memory_id)
+        admission = await run_in_threadpool(_revise, parts, tenant, actor_of(request), known, update, idempotency_key)
     return _answer(parts, admission, response)
 
 
@@ -115,10 +117,11 @@ def memory(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryObject:
 
 
 @router.delete("/v1/memories/{memory_id}", responses=errors(401, 404, 503))
-def forget(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryDeleted:
+def forget(memory_id: str, request: Request, parts: Parts, tenant: CurrentTenant) -> MemoryDeleted:
     """From this answer on the memory serves nothing; the garbage collector removes its objects (`purged_at`)."""
     with parts.database.begin() as connection:
-        return memory_deleted(delete_memory(connection, tenant.id, known_id("mem", memory_id)))
+        known = known_id("mem", memory_id)
+        return memory_deleted(delete_memory(connection, tenant.id, known, by=actor_of(request)))
 
 
 @contextmanager
@@ -137,7 +140,7 @@ def _answer(parts: Services, admission: Admission, response: Response) -> Memory
     return memory_object(admission.memory, admission.job.id)
 
 
-def _take_in(parts: Services, tenant: Tenant, offer: NewMemory, idempotency_key: str | None) -> Admission:
+def _take_in(parts: Services, tenant: Tenant, actor: Actor, offer: NewMemory, idempotency_key: str | None) -> Admission:
     limits = parts.settings.limits
     context = check_context(offer, limits, parts.base.base)
     with bind(tenant_id=tenant.id):
@@ -149,11 +152,12 @@ def _take_in(parts: Services, tenant: Tenant, offer: NewMemory, idempotency_key:
             store=parts.store,
             limits=limits,
             recipe=parts.settings.recipe,
+            by=actor,
         )
 
 
 def _revise(
-    parts: Services, tenant: Tenant, memory_id: str, update: MemoryUpdate, idempotency_key: str | None
+    parts: Services, tenant: Tenant, actor: Actor, memory_id: str, update: MemoryUpdate, idempotency_key: str | None
 ) -> Admission:
     with bind(tenant_id=tenant.id):
         return revise_memory(
@@ -166,4 +170,5 @@ def _revise(
             base=parts.base.base,
             limits=parts.settings.limits,
             recipe=parts.settings.recipe,
+            by=actor,
         )

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequest
+from core.truth.audit import Actor
 from core.truth.tenants import configure, create_tenant, issue_key, list_tenants
-from gateway.auth import Admin
+from gateway.auth import Admin, actor_of
 from gateway.bodies import read_json
 from gateway.openapi import errors, takes
 from gateway.routes.parameters import AfterTenant, Limit, known_id
@@ -28,7 +29,7 @@ router = APIRouter(tags=["tenants"], dependencies=[Admin])
 async def create(request: Request, parts: Parts) -> NewTenantObject:
     """A new tenant with an empty bank. Its key is shown this once."""
     wanted, _ = await read_json(request, NewTenant, parts.settings.limits.body_bytes)
-    return await run_in_threadpool(_create, parts, wanted)
+    return await run_in_threadpool(_create, parts, wanted, actor_of(request))
 
 
 @router.patch(
@@ -40,7 +41,7 @@ async def create(request: Request, parts: Parts) -> NewTenantObject:
 async def change(tenant_id: str, request: Request, parts: Parts) -> TenantObject:
     """Changes the tenant's settings; inference workers follow at the tenant's next question."""
     wanted, _ = await read_json(request, TenantChange, parts.settings.limits.body_bytes)
-    return await run_in_threadpool(_change, parts, known_id("tenant", tenant_id), wanted)
+    return await run_in_threadpool(_change, parts, known_id("tenant", tenant_id), wanted, actor_of(request))
 
 
 @router.get("/v1/tenants", responses=errors(400, 401, 403, 503))
@@ -55,14 +56,14 @@ def tenants(parts: Parts, after: AfterTenant = None, limit: Limit = 20) -> Page[
     return page(everyone[start : start + limit + 1], limit, tenant_object)
 
 
-def _create(parts: Services, wanted: NewTenant) -> NewTenantObject:
+def _create(parts: Services, wanted: NewTenant, by: Actor) -> NewTenantObject:
     with parts.database.begin() as connection:
         settings = wanted.model_dump(include={"false_activation", "fallback"})
-        tenant = create_tenant(connection, wanted.name, wanted.weight, settings)
-        key = issue_key(connection, tenant.id)
+        tenant = create_tenant(connection, wanted.name, wanted.weight, settings, by=by)
+        key = issue_key(connection, tenant.id, by=by)
     return NewTenantObject(**tenant_object(tenant).model_dump(), api_key=key)
 
 
-def _change(parts: Services, tenant_id: str, wanted: TenantChange) -> TenantObject:
+def _change(parts: Services, tenant_id: str, wanted: TenantChange, by: Actor) -> TenantObject:
     with parts.database.begin() as connection:
-        return tenant_object(configure(connection, tenant_id, wanted.model_dump(exclude_unset=True)))
+        return tenant_object(configure(connection, tenant_id, wanted.model_dump(exclude_unset=True), by=by))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ def rolling(
         "LATENTBANK_STORAGE__ACCESS_KEY": storage.access_key.get_secret_value(),
         "LATENTBANK_STORAGE__SECRET_KEY": storage.secret_key.get_secret_value(),
         "LATENTBANK_INTERNAL_TOKEN": secrets.token_hex(16),
+        "LATENTBANK_MASTER_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
         "LATENTBANK_WORKER_TTL_SECONDS": "15",
         "LATENTBANK_JOBS__DISPATCH_INTERVAL_SECONDS": "0.3",
         "LATENTBANK_DISTILLATION__PACK": "1",

@@ -18,6 +18,7 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from core.base_model.description import BaseDescription
 from core.base_model.prepare import ensure_prepared
+from core.encryption.sealed_store import open_sealed_store
 from core.ids import new_id
 from core.jobs.doorbells import QUEUE
 from core.logs import bind, get_logger
@@ -44,6 +45,7 @@ def supervise(settings: Settings, command: Command = trainer_command) -> int:
     worker_id = new_id("worker")
     database = Database(settings.resolved_database_url)
     ready_for_work(database, migrate=settings.migrate_at_start)
+    open_sealed_store(settings, database)  # the master key, before the base is prepared and anything is claimed
     trainer_environment(settings.distillation, os.environ)
     base = ensure_prepared(settings.base_model, settings.base_dir)
     with bind(worker_id=worker_id), scratch_directory(settings.data_dir / "runs", worker_id) as scratch:

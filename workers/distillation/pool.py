@@ -16,9 +16,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from core.base_model.description import BaseDescription
+from core.encryption.sealed_store import open_sealed_store
 from core.metrics import DistillationMetrics
 from core.settings import Settings
-from core.storage.opening import open_store
 from core.truth.database import Database
 from workers.distillation.attempt import Outcome
 from workers.distillation.exports import Exports
@@ -46,7 +46,8 @@ class PoolProcess:
     def open(self) -> None:
         """Connects, and starts the group, so that it warms up before the first doorbell."""
         settings = self.settings
-        store = open_store(settings)
+        database = Database(settings.resolved_database_url)
+        store = open_sealed_store(settings, database)
         environment = trainer_environment(settings.distillation, os.environ)
         group = TrainerGroup(
             lambda inbox: self.command(settings, inbox, environment),
@@ -58,7 +59,7 @@ class PoolProcess:
         self._distillation = Distillation(
             settings=settings,
             worker_id=self.worker_id,
-            database=Database(settings.resolved_database_url),
+            database=database,
             store=store,
             group=group,
             base=self.base,

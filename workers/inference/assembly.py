@@ -7,6 +7,7 @@ import torch
 from core.adapters.packed import PackedAdapters, slot_bytes
 from core.base_model.loading import load_base
 from core.base_model.prepare import ensure_prepared
+from core.encryption.sealed_store import open_sealed_store
 from core.engine.prefix_cache import PrefixCache
 from core.errors import SetupError
 from core.logs import get_logger
@@ -14,7 +15,6 @@ from core.metrics import InferenceMetrics
 from core.retrieval.encoder import Encoder
 from core.settings import ServingSettings, Settings
 from core.storage.node_cache import NodeCache
-from core.storage.opening import open_store
 from core.truth.database import Database
 from workers.inference.banks.bank import Banks
 from workers.inference.banks.bank_gates import BankGates
@@ -36,7 +36,7 @@ def open_service(settings: Settings, database: Database, metrics: InferenceMetri
     slots = slots_of(serving, slot_bytes(base.model, targets, serving.max_rank))
     packed = PackedAdapters(base.model, targets, slots, serving.max_rank)
     encoder = Encoder(settings.encoder)
-    store = open_store(settings)
+    store = open_sealed_store(settings, database)
     residency = Residency(
         packed,
         NodeCache(settings.resolved_node_cache_dir, serving.node_cache_bytes, store),

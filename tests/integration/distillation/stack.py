@@ -14,11 +14,11 @@ from pathlib import Path
 
 from celery import Celery
 
+from core.encryption.sealed_store import open_sealed_store
 from core.ids import new_id
 from core.jobs.doorbells import QUEUE, TASK_NAME, celery_settings
 from core.settings import JobSettings, Settings
 from core.storage.keys import context_key, revised_context_key
-from core.storage.opening import open_store
 from core.truth import jobs, memories, revisions, workers
 from core.truth.database import Database
 from core.truth.records import Job, Memory, NewMemory, NewRevision, WorkerRecord
@@ -81,7 +81,7 @@ class Stack:
         memory_id = new_id("mem")
         data = json.dumps({"kind": "text", "title": "A title", "text": text}).encode()
         key = context_key(self.tenant_id, memory_id)
-        open_store(self.settings).put(key, data)
+        open_sealed_store(self.settings, self.database).put(key, data)
         new = NewMemory(
             id=memory_id,
             tenant_id=self.tenant_id,
@@ -107,7 +107,7 @@ class Stack:
             "context_key": revised_context_key(old.tenant_id, old.id, revision),
             "context_sha256": hashlib.sha256(data).hexdigest(),
         }
-        open_store(self.settings).put(fields["context_key"], data)
+        open_sealed_store(self.settings, self.database).put(fields["context_key"], data)
         new = NewRevision(revision, old.id, old.tenant_id, cost_estimate_seconds=1.0, replaces=old.version, **fields)
         with self.database.begin() as connection:
             return revisions.revise(connection, new, backlog_limit=10)[1].id

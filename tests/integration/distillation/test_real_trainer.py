@@ -10,9 +10,9 @@ import pytest
 from core.adapters.peft_format import load_adapter
 from core.adapters.validation import layers_of_base, validate_adapter
 from core.base_model.prepare import ensure_prepared
+from core.encryption.sealed_store import open_sealed_store
 from core.settings import Settings
 from core.storage.node_cache import NodeCache
-from core.storage.opening import open_store
 from core.storage.publication import read_manifest
 from core.truth import tenants
 from core.truth.database import Database
@@ -61,7 +61,7 @@ def test_a_context_becomes_a_memory_through_deepspeed(stack: Stack) -> None:
     assert (job.state, job.error_message) == ("succeeded", None), stack.log()
     assert memory.manifest_key is not None
 
-    store = open_store(stack.settings)
+    store = open_sealed_store(stack.settings, stack.database)
     manifest = read_manifest(store, memory.manifest_key)
     assert (manifest.base_digest, manifest.rank) == (stack.base_digest, stack.settings.recipe.rank)
     assert {"self_study", "training", "calibrating"} <= set(manifest.seconds_by_phase)

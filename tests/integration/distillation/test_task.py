@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from core.storage.opening import open_store
+from core.encryption.sealed_store import open_sealed_store
 from core.storage.publication import read_manifest
 from core.truth import jobs
 from core.truth.clock import from_now
@@ -28,7 +28,10 @@ def test_a_doorbell_becomes_a_memory_however_often_it_rings(stack: Stack) -> Non
         job, memory = stack.until(job_id, "succeeded"), stack.memory(job_id)
         assert (job.epoch, memory.status, memory.version) == (1, "ready", 1)
         assert memory.manifest_key is not None
-        assert read_manifest(open_store(stack.settings), memory.manifest_key).adapter_digest == memory.adapter_digest
+        assert (
+            read_manifest(open_sealed_store(stack.settings, stack.database), memory.manifest_key).adapter_digest
+            == memory.adapter_digest
+        )
     assert len(stack.trainers()) == 3, "one group served both"
     assert not list((stack.settings.data_dir / "runs").glob("*/*/inbox/*")), "no context stays behind"
     assert eventually(lambda: 'celery_tasks_total{state="success"} 4.0' in metrics(stack))
@@ -52,7 +55,10 @@ def test_a_memory_serves_its_old_version_until_its_new_one_is_there(stack: Stack
     new = stack.memory(second)
     assert (new.status, new.version) == ("ready", 2)
     assert new.manifest_key is not None
-    assert read_manifest(open_store(stack.settings), new.manifest_key).training["started_from"] != "scratch"
+    assert (
+        read_manifest(open_sealed_store(stack.settings, stack.database), new.manifest_key).training["started_from"]
+        != "scratch"
+    )
 
 
 def metrics(stack: Stack) -> str:

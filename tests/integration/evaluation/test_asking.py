@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from core.base_model.loading import LoadedBase
+from core.encryption.sealed_store import open_sealed_store
 from core.evaluation.answering import Answerer
 from core.evaluation.asking import Routing, ask_suite
 from core.evaluation.bank import EvaluatedBank, pack, read_bank
 from core.evaluation.judging import NAMES
 from core.evaluation.suite import Document, Question, Suite
 from core.settings import Settings, StorageSettings
-from core.storage.opening import open_store
 from core.truth.database import Database
 from tests.fixtures.published import Publisher, WordEncoder, samples_on
 
@@ -47,7 +47,7 @@ def settings(tmp_path: Path) -> Settings:
 def bank(settings: Settings, embedded_truth: Database, loaded_tiny: LoadedBase) -> EvaluatedBank:
     """Three memories with random adapters, whose gate opens where a question is like the text."""
     encoder = WordEncoder()
-    publisher = Publisher(embedded_truth, open_store(settings), loaded_tiny.description, encoder)
+    publisher = Publisher(embedded_truth, open_sealed_store(settings, embedded_truth), loaded_tiny.description, encoder)
     tenant = publisher.tenant()
     documents = {}
     for seed, (id_, text) in enumerate(TEXTS.items()):
@@ -107,7 +107,9 @@ def test_a_bank_without_memories_leaves_everything_to_the_base(
     settings: Settings, embedded_truth: Database, loaded_tiny: LoadedBase
 ) -> None:
     encoder = WordEncoder()
-    tenant = Publisher(embedded_truth, open_store(settings), loaded_tiny.description, encoder).tenant()
+    tenant = Publisher(
+        embedded_truth, open_sealed_store(settings, embedded_truth), loaded_tiny.description, encoder
+    ).tenant()
     empty = read_bank(settings, tenant, {}, loaded_tiny.description, encoder.reference)
     adapters, slots = pack(loaded_tiny.model, empty)
     records, judgements = ask_suite(

@@ -17,12 +17,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from core.base_model.description import BaseDescription, directory_of, write_description
 from core.settings import GatewaySettings, LimitSettings, Settings
-from core.truth import tables
 from core.truth.database import Database
 from core.truth.tables import idempotency_keys, job_events, jobs, memories
 from core.truth.workers import announce
 from gateway.__main__ import server_config
 from gateway.services import Services, open_services
+from tests.fixtures.truth import EMPTIED
 from tests.integration.gateway.declared import Declared
 from tests.integration.gateway.inference_stand_in import StandIn
 from tests.integration.gateway.servers import RunningServer, wait_until
@@ -103,7 +103,7 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
 def gateway(running_gateway: Gateway) -> Gateway:
     """The package's gateway over an empty database and an empty store."""
     with running_gateway.database.begin() as connection:
-        for table in reversed(tables.metadata.sorted_tables):
+        for table in reversed(EMPTIED):
             connection.execute(delete(table))
     store = running_gateway.services.store
     for stored in list(store.list("")):

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from core.errors import StorageError
 from core.settings import LimitSettings, RecipeSettings
 from core.storage.memory import MemoryStore
+from core.truth.audit import UNNAMED
 from core.truth.database import Database
 from core.truth.memories import list_memories
 from core.truth.tenants import create_tenant
@@ -92,7 +93,14 @@ def test_an_object_that_cannot_be_removed_is_left_to_the_garbage_collector(
 
 def _take_in(database: Database, store: MemoryStore, tenant_id: str, key: str | None = None) -> Admission:
     return take_in(
-        tenant_id, CONTEXT, key, database=database, store=store, limits=LimitSettings(), recipe=RecipeSettings()
+        tenant_id,
+        CONTEXT,
+        key,
+        database=database,
+        store=store,
+        limits=LimitSettings(),
+        recipe=RecipeSettings(),
+        by=UNNAMED,
     )
 
 

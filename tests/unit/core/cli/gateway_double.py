@@ -28,6 +28,7 @@ class GatewayDouble:
     )
     answers: dict[str, Json] = field(default_factory=dict)
     """By question and mode: `{"text", "memory"}`."""
+    audit: list[Json] = field(default_factory=list)
     requests: list[tuple[str, str, Json]] = field(default_factory=list)
     url: str = ""
 
@@ -51,14 +52,16 @@ class GatewayDouble:
         if url.path == "/ready":
             return 200, {"status": "ready"}
         if url.path.startswith("/v1/tenants"):
-            return self._tenants(method, key, body)
+            return self._tenants(method, url.path, key, body)
         if key not in self.keys:
             return _error(401, "invalid_api_key", "No valid API key.")
         return self._of_tenant(method, url.path, self.keys[key], body, query)
 
-    def _tenants(self, method: str, key: str, body: Json) -> tuple[int, Json]:
+    def _tenants(self, method: str, path: str, key: str, body: Json) -> tuple[int, Json]:
         if key != self.admin_key:
             return _error(403, "forbidden", "This key may not do that; it needs the admin key.")
+        if path.endswith("/audit"):
+            return 200, _page(self.audit)
         if method == "GET":
             return 200, _page([{"id": f"tenant_{name}", "name": name, "weight": 1.0} for name in self.keys.values()])
         if method == "PATCH":
@@ -70,6 +73,8 @@ class GatewayDouble:
     def _of_tenant(self, method: str, path: str, tenant: str, body: Json, query: Json) -> tuple[int, Json]:
         if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": "mem_x"}, {"id": "base-model"}]}
+        if path == "/v1/audit":
+            return 200, _page(self.audit)
         if path == "/v1/chat/completions":
             return self._chat(body)
         if path == "/v1/jobs":
