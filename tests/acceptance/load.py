@@ -70,17 +70,17 @@ class Load:
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def ask(self, key: str, body: dict[str, object], pause: float = 0.1) -> None:
+    def ask(self, key: str, body: dict[str, object], pause: float = 0.5) -> None:
         """Questions whose answers come whole."""
         self._repeat(lambda http: self._ask(http, body), key, pause)
 
-    def ask_streaming(self, key: str, body: dict[str, object], pause: float = 0.1) -> None:
+    def ask_streaming(self, key: str, body: dict[str, object], pause: float = 0.2) -> None:
         self._repeat(lambda http: self._stream(http, {**body, "stream": True}), key, pause)
 
     def submit(self, key: str, text: str = "train", pause: float = 0.5) -> None:
         self._repeat(lambda http: self._submit(http, text), key, pause)
 
-    def look(self, key: str, pause: float = 0.02) -> None:
+    def look(self, key: str, pause: float = 0.05) -> None:
         """Small requests close upon each other, so that hardly a moment is without one on its way."""
         self._repeat(self._look, key, pause)
 

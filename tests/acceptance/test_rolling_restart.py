@@ -111,7 +111,7 @@ def rolling(
                 "memory": {"mode": "force"},
             }
             load.ask(asking_key, {**body, "max_tokens": 4})
-            load.ask_streaming(asking_key, {**body, "max_tokens": 200})
+            load.ask_streaming(asking_key, {**body, "max_tokens": 120})
             load.submit(sending_key)
             load.look(asking_key)
             try:
