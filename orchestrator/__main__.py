@@ -23,9 +23,10 @@ from orchestrator.garbage import GarbageCollector
 from orchestrator.periodic import Periodic
 from orchestrator.reaper import Reaper
 from orchestrator.rewrapping import Rewrapping
-from orchestrator.telemetry import Telemetry
+from orchestrator.telemetry import StoreProbe, Telemetry
 
 _TELEMETRY_SECONDS = 2.0
+_STORE_SECONDS = 15.0
 _GOODBYE_SECONDS = 10.0
 
 
@@ -48,6 +49,7 @@ def run(settings: Settings, stop: Event) -> int:
         Periodic("purge", pace.reap_interval_seconds, garbage.purge_deleted, stop),
         Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
         Periodic("rewrap", pace.garbage_interval_seconds, rewrapping.run_once, stop),
+        Periodic("store", _STORE_SECONDS, StoreProbe(open_store(settings), metrics).run_once, stop),
         Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),
     ]
     server = serve_metrics(settings.orchestrator.metrics_port, settings.orchestrator.host, registry)
