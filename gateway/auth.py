@@ -1,42 +1,56 @@
-"""Who is asking: a tenant by its API key, or the admin. The tenant comes from the credential and from nowhere else."""
+"""Who is asking: a tenant by its API key, or the admin. The tenant comes from the credential and from nowhere else.
+
+What a route asks for is the type of its parameter: `ReadTenant` is a tenant whose key has the scope `read`. The OpenAPI
+document says it of each operation, from the same declaration.
+"""
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from sqlalchemy.exc import SQLAlchemyError
 
+from core.credentials import is_one_of
 from core.errors import Forbidden, Unauthenticated
+from core.logs import get_logger
+from core.truth.api_keys import Opened, note_use, open_key
 from core.truth.audit import ADMIN, Actor, of_key
 from core.truth.records import Tenant
-from core.truth.tenants import key_id, tenant_of_key
-from gateway.services import Parts
+from gateway.services import Parts, Services
 
+TENANT_SCHEME = "TenantKey"
 _tenant_key = HTTPBearer(
-    auto_error=False, scheme_name="TenantKey", description="A tenant's API key: `Authorization: Bearer lb_…`."
+    auto_error=False,
+    scheme_name=TENANT_SCHEME,
+    description="A tenant's API key: `Authorization: Bearer lb_…`. Each operation names the scope that it needs.",
 )
 _admin_key = HTTPBearer(
     auto_error=False, scheme_name="AdminKey", description="The admin key of the gateway's settings."
 )
+_log = get_logger(__name__)
 
 
 def authenticated_tenant(
     request: Request,
+    needed: SecurityScopes,
     parts: Parts,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_tenant_key)],
 ) -> Tenant:
-    """The tenant of the key; raises `Unauthenticated`."""
+    """The tenant of the key. Raises `Unauthenticated`, and `Forbidden` where the key lacks a scope that is needed."""
     if credentials is None:
         raise Unauthenticated
     with parts.database.read() as connection:
-        tenant = tenant_of_key(connection, credentials.credentials)
-    if tenant is None:
-        raise Unauthenticated
-    request.state.tenant_id = tenant.id
-    request.state.actor = Actor(of_key(key_id(credentials.credentials)), request.state.request_id)
-    return tenant
+        opened = open_key(connection, credentials.credentials)
+    request.state.tenant_id = opened.tenant.id
+    request.state.actor = Actor(of_key(opened.key.id), request.state.request_id)
+    for scope in needed.scopes:
+        if scope not in opened.key.scopes:
+            raise Forbidden(f"This key lacks the scope '{scope}'; use one that has it.")
+    if opened.use_is_news:
+        _note_use(parts, opened)
+    return opened.tenant
 
 
 def admin(
@@ -45,15 +59,13 @@ def admin(
     """Lets the admin key pass; a tenant's key is `Forbidden`, anything else `Unauthenticated`."""
     if credentials is None:
         raise Unauthenticated
-    given = credentials.credentials
-    expected = parts.settings.admin_key
-    if expected is not None and _same(given, expected.get_secret_value()):
+    settings = parts.settings
+    if is_one_of(credentials.credentials, settings.admin_key, settings.previous_admin_key):
         request.state.actor = Actor(ADMIN, request.state.request_id)
         return
     with parts.database.read() as connection:
-        if tenant_of_key(connection, given) is not None:
-            raise Forbidden
-    raise Unauthenticated
+        open_key(connection, credentials.credentials)
+    raise Forbidden
 
 
 def actor_of(request: Request) -> Actor:
@@ -62,10 +74,18 @@ def actor_of(request: Request) -> Actor:
     return actor
 
 
-CurrentTenant = Annotated[Tenant, Depends(authenticated_tenant)]
+IngestTenant = Annotated[Tenant, Security(authenticated_tenant, scopes=["ingest"])]
+QueryTenant = Annotated[Tenant, Security(authenticated_tenant, scopes=["query"])]
+ReadTenant = Annotated[Tenant, Security(authenticated_tenant, scopes=["read"])]
+AdminTenant = Annotated[Tenant, Security(authenticated_tenant, scopes=["admin"])]
+"""Whose key manages the tenant itself; not to be confused with the admin of the whole installation."""
 Admin = Depends(admin)
 
 
-def _same(given: str, expected: str) -> bool:
-    """Constant in time; an empty admin key lets nobody in."""
-    return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
+def _note_use(parts: Services, opened: Opened) -> None:
+    try:
+        with parts.database.begin() as connection:
+            note_use(connection, opened.key)
+    except SQLAlchemyError as problem:
+        # Nobody waits for this: the next request says it again.
+        _log.warning("the use of a key was not noted", key_id=opened.key.id, reason=str(problem))

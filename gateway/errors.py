@@ -12,7 +12,7 @@ from sqlalchemy import exc as database_errors
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from core.errors import BacklogFull, LatentBankError, Unavailable
+from core.errors import LatentBankError, TooMany, Unavailable
 from core.logs import get_logger
 
 RETRY_AFTER_SECONDS = 5
@@ -63,7 +63,7 @@ def install_errors(app: FastAPI) -> None:
 
 
 def _headers_of(problem: LatentBankError) -> dict[str, str]:
-    if isinstance(problem, BacklogFull):
+    if isinstance(problem, TooMany):
         return {"Retry-After": str(problem.retry_after_seconds)}
     if problem.status == 503:
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}

@@ -25,7 +25,7 @@ from core.truth.audit import Actor
 from core.truth.database import Database
 from core.truth.jobs import list_jobs
 from core.truth.memories import admit, find_idempotent, get_memory
-from core.truth.records import Job, Memory
+from core.truth.records import Job, Memory, Quotas
 from core.truth.records import NewMemory as NewRecord
 from gateway.base_model import BaseModel
 from gateway.schemas import NewMemory
@@ -100,7 +100,7 @@ def take_in(
     """Stores the context, then admits memory, job and first event in one transaction.
 
     An `idempotency_key` used before with the same body gives the first admission again. Raises
-    `IdempotencyConflict`, `BacklogFull`, `StorageError`; blocking, for a thread.
+    `IdempotencyConflict`, `BacklogFull`, `QuotaExceeded`, `StorageError`; blocking, for a thread.
     """
     if idempotency_key is not None:
         with database.read() as connection:
@@ -118,11 +118,17 @@ def take_in(
                     idempotency_key=idempotency_key,
                     body_sha256=context.body_sha256,
                     backlog_limit=limits.backlog_per_tenant,
+                    quotas=default_quotas(limits),
                     by=by,
                 )
             )
 
     return commit_beside(store, record.context_key, context.payload, commit, lambda: _look_again(database, record))
+
+
+def default_quotas(limits: LimitSettings) -> Quotas:
+    """Of what is taken in, for tenants that have none of their own."""
+    return Quotas(memories=limits.memories_per_tenant, bytes=limits.bytes_per_tenant)
 
 
 def commit_beside(

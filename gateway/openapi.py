@@ -10,13 +10,17 @@ from pydantic import BaseModel
 
 from core.settings import LimitSettings
 from gateway.answers import Answer
+from gateway.auth import TENANT_SCHEME
 from gateway.schemas import (
     ChatQuestion,
     CompletionQuestion,
     ErrorAnswer,
+    KeyRotation,
     MemoryUpdate,
+    NewKey,
     NewMemory,
     NewTenant,
+    OwnSettings,
     TenantChange,
 )
 
@@ -27,6 +31,9 @@ _BODIES: tuple[type[BaseModel], ...] = (
     MemoryUpdate,
     NewTenant,
     TenantChange,
+    OwnSettings,
+    NewKey,
+    KeyRotation,
     ChatQuestion,
     CompletionQuestion,
     Answer,
@@ -38,7 +45,7 @@ Every answer has an `X-Request-Id`; every error is `{"error": {message, type, pa
 _ERRORS = {
     400: "The request can't be taken as it is.",
     401: "No valid API key.",
-    403: "This key may not do that.",
+    403: "This key may not do that: it lacks the scope that the operation names, or is not the admin's.",
     404: "There is nothing with that id.",
     409: "That contradicts the present state.",
     413: "The body is too large.",
@@ -83,7 +90,18 @@ def _document(app: FastAPI, limits: LimitSettings) -> Document:
     schemas["NewMemory"]["properties"]["title"]["maxLength"] = limits.title_chars
     schemas["MemoryUpdate"]["properties"]["title"]["anyOf"][0]["maxLength"] = limits.title_chars
     _drop_unused_validation_error(document)
+    _say_scopes(document)
     return document
+
+
+def _say_scopes(document: Document) -> None:
+    """In words, since few viewers show what `security` says of a bearer key."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for requirement in operation.get("security", ()):
+                needed = " and ".join(f"`{scope}`" for scope in requirement.get(TENANT_SCHEME, ()))
+                said = f"Needs a key with the scope {needed}." if needed else "Needs the admin key."
+                operation["description"] = f"{operation.get('description', '')}\n\n{said}".strip()
 
 
 def _drop_unused_validation_error(document: Document) -> None:

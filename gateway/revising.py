@@ -17,7 +17,7 @@ from core.truth.memories import find_idempotent, get_memory
 from core.truth.records import Memory, NewRevision
 from core.truth.revisions import revise
 from gateway.base_model import BaseModel
-from gateway.intake import Admission, Context, check_context, commit_beside, estimated_seconds
+from gateway.intake import Admission, Context, check_context, commit_beside, default_quotas, estimated_seconds
 from gateway.schemas import MemoryUpdate, NewMemory
 
 
@@ -57,6 +57,7 @@ def revise_memory(
                     idempotency_key=idempotency_key,
                     body_sha256=body_sha256,
                     backlog_limit=limits.backlog_per_tenant,
+                    quotas=default_quotas(limits),
                     by=by,
                 )
             )

@@ -6,12 +6,15 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from core.truth.api_keys import SCOPES, Scope
 from core.truth.records import Fallback
 
 # No control characters, and something that is no space.
 Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
 Collection = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+MOST_KEY_SECONDS = 10 * 365 * 86400
+MOST_GRACE_SECONDS = 90 * 86400
 MemoryStatus = Literal["pending", "ready", "failed", "deleted"]
 JobStatus = Literal["validating", "queued", "running", "succeeded", "failed", "rejected", "cancelled"]
 
@@ -95,6 +98,40 @@ class TenantChange(Input):
         if not self.model_fields_set:
             raise ValueError("Send 'false_activation' or 'fallback'")
         return self
+
+
+class OwnSettings(Input):
+    """What a tenant may change of itself; what is left out stays. Its share and its limits are the operator's."""
+
+    false_activation: Rate | None = None
+    """How often the gate may let a memory speak that should not; null: the workers' default."""
+    fallback: Fallback | None = None
+    """With `text`, a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
+
+    @model_validator(mode="after")
+    def _something(self) -> OwnSettings:
+        if not self.model_fields_set:
+            raise ValueError("Send 'false_activation' or 'fallback'")
+        return self
+
+
+class NewKey(Input):
+    """A key to issue. Without an end it opens until it is rotated or revoked."""
+
+    name: Printable = Field(max_length=200)
+    scopes: list[Scope] = Field(list(SCOPES), min_length=1)
+    """`ingest` takes contexts in and cancels jobs, `query` asks, `read` looks at memories and jobs, `admin` deletes,
+    and manages the tenant's keys and settings."""
+    expires_in_seconds: int | None = Field(None, ge=1, le=MOST_KEY_SECONDS)
+
+
+class KeyRotation(Input):
+    """How a key gives way to its successor."""
+
+    grace_seconds: int = Field(24 * 3600, ge=0, le=MOST_GRACE_SECONDS)
+    """How long the old key opens beside its successor; 0: not a moment."""
+    expires_in_seconds: int | None = Field(None, ge=1, le=MOST_KEY_SECONDS)
+    """Of the successor; null: as long from now as the old one was to live."""
 
 
 class MemorySelection(Input):
@@ -266,6 +303,30 @@ class TenantObject(BaseModel):
 
 
 class NewTenantObject(TenantObject):
+    api_key: str
+    """Shown this once; only its hash is kept. It has all scopes and no end."""
+    api_key_id: str
+
+
+class KeyObject(BaseModel):
+    """What is kept of an API key; times are Unix seconds. `last_used_at` may be an hour behind.
+
+    `active`: it opens now. Neither `expires_at` nor `revoked_at` has come; of a rotated key the latter may lie ahead.
+    """
+
+    id: str
+    object: Literal["api_key"] = "api_key"
+    tenant_id: str
+    name: str
+    scopes: list[str]
+    active: bool
+    created_at: int
+    last_used_at: int | None
+    expires_at: int | None
+    revoked_at: int | None
+
+
+class NewKeyObject(KeyObject):
     api_key: str
     """Shown this once; only its hash is kept."""
 

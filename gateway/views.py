@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from core.truth.records import AuditRecord, Job, JobEvent, Memory, Tenant
+from core.truth.records import ApiKey, AuditRecord, Job, JobEvent, Memory, Tenant
 from gateway.schemas import (
     AuditObject,
     AuditSubject,
@@ -14,6 +14,7 @@ from gateway.schemas import (
     JobError,
     JobEventObject,
     JobObject,
+    KeyObject,
     MemoryDeleted,
     MemoryObject,
     Page,
@@ -91,6 +92,20 @@ def event_object(event: JobEvent) -> JobEventObject:
         type=event.type,
         message=event.message,
         data=event.data,
+    )
+
+
+def key_object(key: ApiKey, now: datetime) -> KeyObject:
+    return KeyObject(
+        id=key.id,
+        tenant_id=key.tenant_id,
+        name=key.name,
+        scopes=list(key.scopes),
+        active=all(end is None or end > now for end in (key.expires_at, key.revoked_at)),
+        created_at=seconds(key.created_at),
+        last_used_at=_seconds_or_none(key.last_used_at),
+        expires_at=_seconds_or_none(key.expires_at),
+        revoked_at=_seconds_or_none(key.revoked_at),
     )
 
 

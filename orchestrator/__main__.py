@@ -1,4 +1,4 @@
-"""`python -m orchestrator`: dispatcher, reaper, garbage collector and telemetry until SIGTERM or SIGINT."""
+"""`python -m orchestrator`: dispatcher, reaper, garbage collector, counts and telemetry until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from orchestrator.dispatcher import Dispatcher
 from orchestrator.garbage import GarbageCollector
 from orchestrator.periodic import Periodic
 from orchestrator.reaper import Reaper
+from orchestrator.recounting import Recounting
 from orchestrator.rewrapping import Rewrapping
 from orchestrator.telemetry import StoreProbe, Telemetry
 
+_RECOUNT_SECONDS = 60.0
 _TELEMETRY_SECONDS = 2.0
 _STORE_SECONDS = 15.0
 _GOODBYE_SECONDS = 10.0
@@ -50,6 +52,7 @@ def run(settings: Settings, stop: Event) -> int:
         Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
         Periodic("rewrap", pace.garbage_interval_seconds, rewrapping.run_once, stop),
         Periodic("store", _STORE_SECONDS, StoreProbe(open_store(settings), metrics).run_once, stop),
+        Periodic("recount", _RECOUNT_SECONDS, Recounting(database).run_once, stop),
         Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),
     ]
     server = serve_metrics(settings.orchestrator.metrics_port, settings.orchestrator.host, registry)

@@ -27,13 +27,14 @@ from core.jobs.states import (
     State,
     transition,
 )
-from core.truth import banks
+from core.truth import banks, usage
 from core.truth.clock import from_now, now
 from core.truth.database import exclusive
 from core.truth.records import Claim, Job, Publication, Renewal
 from core.truth.revisions import revised, revised_fields
 from core.truth.tables import jobs, memories
 from core.truth.transitions import apply, bump_bank, job_of, lock_job, memory_of, state_of, write_event
+from core.truth.usage import SIZE
 
 
 def claim(
@@ -129,7 +130,8 @@ def publish(connection: Connection, claim: Claim, publication: Publication) -> b
     message, data = "The memory is ready.", {"version": publication.version, "digest": publication.adapter_digest}
     if apply(connection, row, Published(), _held(claim), servable.exists(), message=message, data=data) is None:
         return False
-    connection.execute(
+    before = connection.execute(select(SIZE).where(memories.c.id == row.memory_id)).scalar_one()
+    after = connection.execute(
         update(memories)
         .where(memories.c.id == row.memory_id)
         .values(
@@ -141,9 +143,11 @@ def publish(connection: Connection, claim: Claim, publication: Publication) -> b
             updated_at=now(),
             **(revised_fields(connection, row.id) | {"base_digest": publication.base_digest}),
         )
-    )
+        .returning(SIZE)
+    ).scalar_one()
     banks.put_record(connection, row.memory_id, publication.adapter_digest, publication.retrieval)
     bump_bank(connection, row.tenant_id, row.memory_id)
+    usage.add(connection, row.tenant_id, size=after - before)
     return True
 
 

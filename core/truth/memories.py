@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, insert, select, tuple_, update
 
-from core.errors import BacklogFull, IdempotencyConflict, InvalidRequest, NotFound
+from core.errors import IdempotencyConflict, InvalidRequest, NotFound
 from core.ids import new_id
-from core.jobs.states import OPEN, Accepted, JobState, Reason, State, transition
-from core.truth import banks
+from core.jobs.states import OPEN, Accepted, JobState, Reason, transition
+from core.truth import banks, usage
 from core.truth.audit import UNNAMED, Actor, record
 from core.truth.clock import now
-from core.truth.records import BankEntry, ContextRecord, Job, Memory, NewMemory
+from core.truth.records import NO_QUOTAS, BankEntry, ContextRecord, Job, Memory, NewMemory, Quotas, Tenant
 from core.truth.tables import idempotency_keys, jobs, memories, tenants
-from core.truth.tenants import get_tenant
 from core.truth.transitions import bump_bank, cancel, job_of, memory_of, read_job, write_event
 
 
@@ -38,29 +37,31 @@ def admit(
     idempotency_key: str | None = None,
     body_sha256: str | None = None,
     backlog_limit: int,
+    quotas: Quotas = NO_QUOTAS,
     by: Actor = UNNAMED,
 ) -> tuple[Memory, Job, bool]:
     """Writes memory, job (`queued`), first event and audit record; the last value says whether this call made them.
 
     A duplicate key, also a concurrent one, gets the first request's pair and False. Raises `BacklogFull` where the
-    tenant already has `backlog_limit` jobs that wait, `IdempotencyConflict` as `find_idempotent`, `NotFound` without
-    the tenant.
+    tenant already has `backlog_limit` jobs that wait, `QuotaExceeded` where its own quotas, or else `quotas`, leave no
+    room, `IdempotencyConflict` as `find_idempotent`, `NotFound` without the tenant.
     """
-    lock_tenant(connection, new.tenant_id)
+    tenant = lock_tenant(connection, new.tenant_id)
     if idempotency_key is not None:
         if body_sha256 is None:
             raise ValueError("An idempotency key needs the body's digest.")
         earlier = find_idempotent(connection, new.tenant_id, idempotency_key, body_sha256)
         if earlier is not None:
             return *earlier, False
-    refuse_overflow(connection, new.tenant_id, backlog_limit)
+    size = new.context_bytes
+    usage.charge(connection, tenant.id, memories=1, size=size, jobs=1, backlog_limit=backlog_limit, defaults=quotas)
     _insert_memory(connection, new)
     job_id, message = new_id("job"), "The memory is accepted; its job waits."
     insert_job(connection, job_id, new.tenant_id, new.id, message, new.cost_estimate_seconds, new.priority)
     record(connection, new.tenant_id, by, "memory.remembered", ("memory", new.id), {"job_id": job_id})
     if idempotency_key is not None:
         note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.id, job_id)
-    if get_tenant(connection, new.tenant_id).fallback == "text":
+    if tenant.fallback == "text":
         # The memory serves from now on, if only from its text.
         bump_bank(connection, new.tenant_id, new.id)
     return get_memory(connection, new.tenant_id, new.id), job_of(read_job(connection, job_id)), True
@@ -114,6 +115,8 @@ def delete_memory(connection: Connection, tenant_id: str, memory_id: str, by: Ac
             cancel(connection, job, Reason.MEMORY_DELETED)
         banks.put_record(connection, memory_id, "", None)
         bump_bank(connection, tenant_id, memory_id)
+        size = row.context_bytes + (row.adapter_bytes or 0)
+        usage.add(connection, tenant_id, memories=-1, size=-size)
         record(connection, tenant_id, by, "memory.deleted", ("memory", memory_id))
     return get_memory(connection, tenant_id, memory_id)
 
@@ -214,17 +217,13 @@ def older_than(connection: Connection, table: Table, tenant_id: str, after: str)
     return tuple_(table.c.created_at, table.c.id) < tuple_(last.created_at, last.id)
 
 
-def lock_tenant(connection: Connection, tenant_id: str) -> None:
-    """Admissions of one tenant go one after the other: that makes its backlog limit and its idempotency keys exact."""
-    query = select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update(key_share=True)
-    if connection.execute(query).one_or_none() is None:
+def lock_tenant(connection: Connection, tenant_id: str) -> Tenant:
+    """Admissions of one tenant go one after the other: that makes its limits and its idempotency keys exact."""
+    query = select(tenants).where(tenants.c.id == tenant_id).with_for_update(key_share=True)
+    row = connection.execute(query).one_or_none()
+    if row is None:
         raise NotFound(f"There is no tenant '{tenant_id}'.")
-
-
-def refuse_overflow(connection: Connection, tenant_id: str, backlog_limit: int) -> None:
-    waiting = select(jobs.c.id).where(jobs.c.tenant_id == tenant_id, jobs.c.state == State.QUEUED).limit(backlog_limit)
-    if connection.execute(select(func.count()).select_from(waiting.subquery())).scalar_one() >= backlog_limit:
-        raise BacklogFull
+    return Tenant(**row._mapping)
 
 
 def _insert_memory(connection: Connection, new: NewMemory) -> None:

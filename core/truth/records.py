@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
 Fallback = Literal["none", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """What a tenant may have, and ask for; `None`: as the settings of the process say, where it is a tenant's own."""
+
+    memories: int | None = None
+    bytes: int | None = None
+    """Of contexts and adapters together."""
+    jobs_in_flight: int | None = None
+    requests_per_minute: int | None = None
+
+    def over(self, defaults: Quotas) -> Quotas:
+        """These where they say something, else the defaults."""
+        own = {name: getattr(self, name) for name in self.__slots__}
+        return replace(defaults, **{name: value for name, value in own.items() if value is not None})
+
+
+NO_QUOTAS = Quotas()
+
+
+def quotas_in(settings: Mapping[str, Any]) -> Quotas:
+    """The quotas in a tenant's settings."""
+    own = settings.get("quotas") or {}
+    return Quotas(**{name: own.get(name) for name in Quotas.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant has: memories that are not deleted, bytes of their contexts and published adapters."""
+
+    memories: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +64,28 @@ class Tenant:
     def fallback(self) -> Fallback:
         """Whether a memory without an adapter, or in the gate's zone of doubt, may serve from its text."""
         return "text" if self.settings.get("fallback") == "text" else "none"
+
+    @property
+    def quotas(self) -> Quotas:
+        """The tenant's own, set by the admin."""
+        return quotas_in(self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is kept of a key but for its digest. It opens until the first of `expires_at` and `revoked_at`.
+
+    `last_used_at` may be an hour behind.
+    """
+
+    id: str
+    tenant_id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

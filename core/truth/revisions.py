@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, ScalarSelect, func, insert, select, upda
 
 from core.errors import Conflict, NotFound
 from core.jobs.states import OPEN
+from core.truth import usage
 from core.truth.audit import UNNAMED, Actor, record
 from core.truth.clock import now
 from core.truth.memories import (
@@ -21,9 +22,8 @@ from core.truth.memories import (
     insert_job,
     lock_tenant,
     note_idempotency,
-    refuse_overflow,
 )
-from core.truth.records import Job, Memory, NewRevision
+from core.truth.records import NO_QUOTAS, Job, Memory, NewRevision, Quotas
 from core.truth.tables import jobs, memories, revisions
 from core.truth.transitions import bump_bank, job_of, read_job
 
@@ -47,12 +47,14 @@ def revise(
     idempotency_key: str | None = None,
     body_sha256: str | None = None,
     backlog_limit: int,
+    quotas: Quotas = NO_QUOTAS,
     by: Actor = UNNAMED,
 ) -> tuple[Memory, Job, bool]:
     """Writes revision, job (`queued`), first event and audit record; the last value says whether this call made them.
 
     The memory goes on as it is. Raises `Conflict` where a job of it is open or it is deleted, `NotFound` without the
-    memory, and `BacklogFull` and `IdempotencyConflict` as `admit`.
+    memory, and `BacklogFull`, `QuotaExceeded` and `IdempotencyConflict` as `admit`. What the new context is larger
+    than the old one has to fit; it is charged when it takes the old one's place.
     """
     query = select(memories).where(memories.c.id == new.memory_id, memories.c.tenant_id == new.tenant_id)
     memory = connection.execute(query.with_for_update()).one_or_none()
@@ -66,7 +68,12 @@ def revise(
     _refuse_contradiction(connection, memory)
     if memory.version != new.replaces:
         raise Conflict("Another version of this memory was published meanwhile; send the update again.")
-    refuse_overflow(connection, new.tenant_id, backlog_limit)
+    grown = new.context_bytes - memory.context_bytes
+    room = usage.room(connection, new.tenant_id, backlog_limit=backlog_limit, defaults=quotas)
+    refusal = room.refusal(grown, memories=0)
+    if refusal is not None:
+        raise refusal
+    usage.add(connection, new.tenant_id, size=0 if memory.version else grown, jobs=1)
     message = "The new version is accepted; its job waits."
     insert_job(connection, new.job_id, new.tenant_id, new.memory_id, message, new.cost_estimate_seconds)
     connection.execute(insert(revisions).values(job_id=new.job_id, **{name: getattr(new, name) for name in FIELDS}))

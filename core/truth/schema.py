@@ -8,6 +8,7 @@ again. Large tables get their indexes by `add_index`, which blocks nobody.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 1.0
 _PATIENCE_SECONDS = 600.0
 _PAUSE_SECONDS = 0.5
+_OURS = re.compile(r"[0-9]{4}")
 _LOCK_NOT_AVAILABLE = "55P03"
 _LOCK = crc32(b"latentbank.migrate.session")
 
@@ -40,16 +42,15 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """`current` is the database's revision, `None` of an empty one; `head` is the code's; `pending` leads there."""
+    """`current` is the database's revision, `None` of an empty one; `head` is the code's; `pending` leads there.
+
+    `newer`: another LatentBank than this has migrated the database already.
+    """
 
     current: str | None
     head: str
     pending: tuple[str, ...]
-
-    @property
-    def newer(self) -> bool:
-        """A newer LatentBank has migrated the database already."""
-        return self.current is not None and self.current > self.head
+    newer: bool = False
 
 
 def schema_of(database: Database) -> Schema:
@@ -63,12 +64,12 @@ def schema_of(database: Database) -> Schema:
         return Schema(None, head, tuple(ours))
     if current in ours:
         return Schema(current, head, tuple(ours[ours.index(current) + 1 :]))
-    if not (current.isdigit() and len(current) == len(head) and current > head):
+    if not _OURS.fullmatch(current):
         raise SetupError(
             f"The database's tables are at revision {current!r}, which no LatentBank knows: another application's? Set "
             "LATENTBANK_DATABASE_URL to a database of its own."
         )
-    return Schema(current, head, ())
+    return Schema(current, head, (), newer=True)
 
 
 def ready_for_work(database: Database, *, migrate: bool) -> None:

@@ -1,8 +1,9 @@
 """The tables of the truth. `migrations/` creates them; a test holds the two equal.
 
-Locks are always taken in the order memory, job, fair share, tenant, so that no two transactions wait for each other. A
-job's row is locked before an event of it is written, so that the ids of one job's events grow in the order of commit. A
-record of the audit log locks nothing that another transaction may wait for, and can be written at any point.
+Locks are always taken in the order memory, job, API key, fair share, tenant, usage of a tenant, so that no two
+transactions wait for each other. A job's row is locked before an event of it is written, so that the ids of one job's
+events grow in the order of commit. A record of the audit log locks nothing that another transaction may wait for, and
+can be written at any point.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ api_keys = Table(
     Column("tenant_id", Identifier, ForeignKey("tenants.id"), nullable=False, index=True),
     Column("created_at", Instant, nullable=False),
     Column("revoked_at", Instant),
+    Column("name", Text),
+    Column("scopes", Document),
+    Column("expires_at", Instant),
+    Column("last_used_at", Instant),
 )
 
 fair_shares = Table(
@@ -66,6 +71,16 @@ fair_shares = Table(
     Column("deficit_seconds", Float, nullable=False),
     Column("turn", Counter, nullable=False),
     Column("updated_at", Instant, nullable=False),
+)
+
+tenant_usage = Table(
+    "tenant_usage",
+    metadata,
+    Column("tenant_id", Identifier, ForeignKey("tenants.id"), primary_key=True),
+    Column("memories", Counter, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("jobs_at_most", Counter, nullable=False),
+    Column("counted_at", Instant, index=True),
 )
 
 memories = Table(

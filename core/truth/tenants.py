@@ -1,12 +1,10 @@
-"""Tenants and their API keys. Of a key only its SHA-256 is kept."""
+"""Tenants and their settings."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import secrets
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, get_args
 
 from sqlalchemy import Connection, insert, select, update
@@ -15,8 +13,11 @@ from core.errors import InvalidRequest, NotFound
 from core.ids import new_id
 from core.truth.audit import UNNAMED, Actor, record
 from core.truth.clock import now
-from core.truth.records import Fallback, Tenant
-from core.truth.tables import api_keys, fair_shares, tenants
+from core.truth.records import Fallback, Quotas, Tenant
+from core.truth.tables import fair_shares, tenants
+from core.truth.usage import open_usage
+
+QUOTA_AT_MOST = 2**53
 
 
 def create_tenant(
@@ -42,6 +43,7 @@ def create_tenant(
         )
     )
     connection.execute(insert(fair_shares).values(tenant_id=tenant_id, deficit_seconds=0.0, turn=0, updated_at=now()))
+    open_usage(connection, tenant_id)
     record(connection, tenant_id, by, "tenant.created", ("tenant", tenant_id))
     return get_tenant(connection, tenant_id)
 
@@ -60,14 +62,18 @@ def list_tenants(connection: Connection) -> list[Tenant]:
 
 
 def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any], by: Actor = UNNAMED) -> Tenant:
-    """Sets `false_activation`, the rate that the tenant's gate keeps (`None`: the workers' default), or `fallback`,
-    whether memories may serve from their text (`none` or `text`); what is not in `changes` stays.
+    """Sets `false_activation`, the rate that the tenant's gate keeps (`None`: the workers' default), `fallback`,
+    whether memories may serve from their text (`none` or `text`), or some of `quotas`, by the names of `Quotas`
+    (`None`: the processes' default); what is not in `changes` stays.
 
     The bank's revision grows with it, so that every worker hears of it at the next question. Raises `NotFound`, and
     `InvalidRequest` where a value can't be.
     """
     connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
-    settings = {**get_tenant(connection, tenant_id).settings, **changes}
+    before = get_tenant(connection, tenant_id)
+    settings = {**before.settings, **changes}
+    if "quotas" in changes:
+        settings["quotas"] = {**asdict(before.quotas), **(changes["quotas"] or {})}
     _check_settings(settings)
     connection.execute(
         update(tenants)
@@ -78,48 +84,13 @@ def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any]
     return get_tenant(connection, tenant_id)
 
 
-def issue_key(connection: Connection, tenant_id: str, by: Actor = UNNAMED) -> str:
-    """A new key of the tenant; the caller sees it once, nobody can read it again."""
-    get_tenant(connection, tenant_id)
-    key = f"lb_{secrets.token_urlsafe(32)}"
-    connection.execute(insert(api_keys).values(key_sha256=_sha256(key), tenant_id=tenant_id, created_at=now()))
-    record(connection, tenant_id, by, "key.issued", ("key", key_id(key)))
-    return key
-
-
-def key_id(key: str) -> str:
-    """What a key is called where it is not shown: half of its SHA-256, which helps nobody to 256 random bits."""
-    half = bytes.fromhex(_sha256(key))[:16]
-    return f"key_{base64.b32encode(half).decode().rstrip('=').lower()}"
-
-
-def tenant_of_key(connection: Connection, key: str) -> Tenant | None:
-    """Whose key it is; `None` for one that was never issued or is revoked."""
-    query = (
-        select(tenants)
-        .join(api_keys, api_keys.c.tenant_id == tenants.c.id)
-        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
-    )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else Tenant(**row._mapping)
-
-
-def revoke_key(connection: Connection, key: str) -> None:
-    """From now on the key opens nothing; of an unknown key nothing happens."""
-    connection.execute(
-        update(api_keys)
-        .where(api_keys.c.key_sha256 == _sha256(key), api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=now())
-    )
-
-
 def _check_settings(settings: dict[str, Any]) -> None:
     rate = settings.get("false_activation")
     if rate is not None and not 0 < rate < 1:
         raise InvalidRequest("A rate of false activation is above 0 and below 1.", param="false_activation")
     if settings.get("fallback", "none") not in get_args(Fallback):
         raise InvalidRequest("A tenant's fallback is 'none' or 'text'.", param="fallback")
-
-
-def _sha256(key: str) -> str:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    for name, most in (settings.get("quotas") or {}).items():
+        least = 1 if name in ("jobs_in_flight", "requests_per_minute") else 0
+        if name not in Quotas.__slots__ or (most is not None and not least <= most <= QUOTA_AT_MOST):
+            raise InvalidRequest(f"A quota of {name} is a whole number from {least} on.", param=f"quotas.{name}")

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from core.truth.audit import Action, list_records
-from gateway.auth import Admin, CurrentTenant
+from gateway.auth import Admin, AdminTenant
 from gateway.openapi import errors
 from gateway.routes.parameters import Limit, known_id
 from gateway.schemas import AuditObject, Page
@@ -23,10 +23,10 @@ OfSubject = Annotated[
 ]
 
 
-@router.get("/v1/audit", responses=errors(400, 401, 503))
+@router.get("/v1/audit", responses=errors(400, 401, 403, 503))
 def audit(
     parts: Parts,
-    tenant: CurrentTenant,
+    tenant: AdminTenant,
     after: AfterRecord = None,
     limit: Limit = 20,
     action: OfAction = None,

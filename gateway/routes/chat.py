@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from core.errors import NotFound
 from core.truth.records import Tenant
 from gateway.answers import Answer
-from gateway.auth import CurrentTenant
+from gateway.auth import QueryTenant
 from gateway.bodies import read_json
 from gateway.openapi import answers, errors, takes
 from gateway.schemas import ChatQuestion, CompletionQuestion, Question
@@ -20,7 +20,7 @@ router = APIRouter(tags=["chat"])
 
 # What goes into a worker's address: no name in it starts with a dot, so none leads elsewhere.
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]*(/[A-Za-z0-9][A-Za-z0-9._@+:-]*)*")
-_ERRORS = errors(400, 401, 404, 409, 413, 429, 503)
+_ERRORS = errors(400, 401, 403, 404, 409, 413, 429, 503)
 
 
 def _answer(shape: str) -> dict[int | str, dict[str, Any]]:
@@ -43,7 +43,7 @@ def _answer(shape: str) -> dict[int | str, dict[str, Any]]:
     responses=_answer("chat completion"),
     openapi_extra=takes(ChatQuestion),
 )
-async def chat_completions(request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
+async def chat_completions(request: Request, parts: Parts, tenant: QueryTenant) -> Response:
     """Answers a chat with the memory that the gate chooses, or without one."""
     return await _pass_on(request, parts, tenant, ChatQuestion)
 
@@ -54,7 +54,7 @@ async def chat_completions(request: Request, parts: Parts, tenant: CurrentTenant
     responses=_answer("completion"),
     openapi_extra=takes(CompletionQuestion),
 )
-async def completions(request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
+async def completions(request: Request, parts: Parts, tenant: QueryTenant) -> Response:
     """Continues a prompt with the memory that the gate chooses, or without one."""
     return await _pass_on(request, parts, tenant, CompletionQuestion)
 
@@ -67,10 +67,10 @@ async def completions(request: Request, parts: Parts, tenant: CurrentTenant) -> 
             "description": "OpenAI's list of models: the base model, then the memories that are ready.",
             "content": {"application/json": {"schema": {"type": "object"}}},
         },
-        **errors(401, 503),
+        **errors(401, 403, 503),
     },
 )
-async def models(request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
+async def models(request: Request, parts: Parts, tenant: QueryTenant) -> Response:
     """What `model` may be."""
     return await parts.inference.relay(request, tenant, "/v1/models")
 
@@ -80,10 +80,10 @@ async def models(request: Request, parts: Parts, tenant: CurrentTenant) -> Respo
     response_class=Response,
     responses={
         200: {"description": "OpenAI's model.", "content": {"application/json": {"schema": {"type": "object"}}}},
-        **errors(401, 404, 409, 503),
+        **errors(401, 403, 404, 409, 503),
     },
 )
-async def model(model: str, request: Request, parts: Parts, tenant: CurrentTenant) -> Response:
+async def model(model: str, request: Request, parts: Parts, tenant: QueryTenant) -> Response:
     """The base model, or a memory that is ready."""
     if len(model) > 256 or not _MODEL.fullmatch(model):
         raise NotFound("There is no such model.", param="model")

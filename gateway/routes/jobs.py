@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from core.jobs.states import ENDED
 from core.truth.jobs import get_job, list_events, list_jobs, request_cancel
 from core.truth.records import JobEvent
-from gateway.auth import CurrentTenant, actor_of
+from gateway.auth import IngestTenant, ReadTenant, actor_of
 from gateway.openapi import errors
 from gateway.routes.parameters import AfterJob, Limit, OfMemory, known_id
 from gateway.schemas import JobEventObject, JobObject, JobStatus, Page
@@ -38,10 +38,10 @@ _STREAM: dict[str, Any] = {
 }
 
 
-@router.get("/v1/jobs", responses=errors(400, 401, 503))
+@router.get("/v1/jobs", responses=errors(400, 401, 403, 503))
 def jobs(
     parts: Parts,
-    tenant: CurrentTenant,
+    tenant: ReadTenant,
     after: AfterJob = None,
     limit: Limit = 20,
     status: JobStatus | None = None,
@@ -54,15 +54,15 @@ def jobs(
     return page(found, limit, lambda job: job_object(job, now))
 
 
-@router.get("/v1/jobs/{job_id}", responses=errors(401, 404, 503))
-def job(job_id: str, parts: Parts, tenant: CurrentTenant) -> JobObject:
+@router.get("/v1/jobs/{job_id}", responses=errors(401, 403, 404, 503))
+def job(job_id: str, parts: Parts, tenant: ReadTenant) -> JobObject:
     with parts.database.read() as connection:
         found = get_job(connection, tenant.id, known_id("job", job_id))
         return job_object(found, parts.database.now(connection))
 
 
-@router.post("/v1/jobs/{job_id}/cancel", responses=errors(401, 404, 503))
-def cancel(job_id: str, request: Request, parts: Parts, tenant: CurrentTenant) -> JobObject:
+@router.post("/v1/jobs/{job_id}/cancel", responses=errors(401, 403, 404, 503))
+def cancel(job_id: str, request: Request, parts: Parts, tenant: IngestTenant) -> JobObject:
     """A waiting job is cancelled at once, a running one at its next heartbeat; one that has ended stays as it is."""
     with parts.database.begin() as connection:
         found = request_cancel(connection, tenant.id, known_id("job", job_id), by=actor_of(request))
@@ -72,13 +72,13 @@ def cancel(job_id: str, request: Request, parts: Parts, tenant: CurrentTenant) -
 @router.get(
     "/v1/jobs/{job_id}/events",
     response_model=Page[JobEventObject],
-    responses={200: _STREAM, **errors(400, 401, 404, 503)},
+    responses={200: _STREAM, **errors(400, 401, 403, 404, 503)},
 )
 async def events(
     job_id: str,
     request: Request,
     parts: Parts,
-    tenant: CurrentTenant,
+    tenant: ReadTenant,
     after: AfterEvent = 0,
     limit: Limit = 20,
     last_event_id: LastEventId = None,

@@ -15,7 +15,7 @@ from core.truth.audit import Actor
 from core.truth.jobs import newest_jobs
 from core.truth.memories import delete_memory, get_memory, list_memories
 from core.truth.records import Tenant
-from gateway.auth import CurrentTenant, actor_of
+from gateway.auth import AdminTenant, IngestTenant, ReadTenant, actor_of
 from gateway.bodies import read_json
 from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
@@ -44,11 +44,11 @@ OfCollection = Annotated[str | None, Query(max_length=128)]
     "/v1/memories",
     status_code=202,
     response_model=MemoryObject,
-    responses=errors(400, 401, 409, 413, 429, 503),
+    responses=errors(400, 401, 403, 409, 413, 429, 503),
     openapi_extra=takes(NewMemory),
 )
 async def remember(
-    request: Request, response: Response, parts: Parts, tenant: CurrentTenant, idempotency_key: IdempotencyKey = None
+    request: Request, response: Response, parts: Parts, tenant: IngestTenant, idempotency_key: IdempotencyKey = None
 ) -> MemoryObject:
     """Takes a context in; a job distils it. The answer names both."""
     with _counted(parts):
@@ -62,7 +62,7 @@ async def remember(
     "/v1/memories/{memory_id}",
     status_code=202,
     response_model=MemoryObject,
-    responses=errors(400, 401, 404, 409, 413, 429, 503),
+    responses=errors(400, 401, 403, 404, 409, 413, 429, 503),
     openapi_extra=takes(MemoryUpdate),
 )
 async def remember_anew(
@@ -70,7 +70,7 @@ async def remember_anew(
     request: Request,
     response: Response,
     parts: Parts,
-    tenant: CurrentTenant,
+    tenant: IngestTenant,
     idempotency_key: IdempotencyKey = None,
 ) -> MemoryObject:
     """Takes a new version of a memory's context in; the old version serves until the new one is ready.
@@ -84,10 +84,10 @@ async def remember_anew(
     return _answer(parts, admission, response)
 
 
-@router.get("/v1/memories", responses=errors(400, 401, 503))
+@router.get("/v1/memories", responses=errors(400, 401, 403, 503))
 def memories(
     parts: Parts,
-    tenant: CurrentTenant,
+    tenant: ReadTenant,
     after: AfterMemory = None,
     limit: Limit = 20,
     collection: OfCollection = None,
@@ -107,8 +107,8 @@ def memories(
     return page(found, limit, lambda memory: memory_object(memory, job_ids.get(memory.id)))
 
 
-@router.get("/v1/memories/{memory_id}", responses=errors(401, 404, 503))
-def memory(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryObject:
+@router.get("/v1/memories/{memory_id}", responses=errors(401, 403, 404, 503))
+def memory(memory_id: str, parts: Parts, tenant: ReadTenant) -> MemoryObject:
     """One memory, also a deleted one, which says when it was deleted and when its last object was removed."""
     with parts.database.read() as connection:
         found = get_memory(connection, tenant.id, known_id("mem", memory_id))
@@ -116,8 +116,8 @@ def memory(memory_id: str, parts: Parts, tenant: CurrentTenant) -> MemoryObject:
     return memory_object(found, job_ids.get(found.id))
 
 
-@router.delete("/v1/memories/{memory_id}", responses=errors(401, 404, 503))
-def forget(memory_id: str, request: Request, parts: Parts, tenant: CurrentTenant) -> MemoryDeleted:
+@router.delete("/v1/memories/{memory_id}", responses=errors(401, 403, 404, 503))
+def forget(memory_id: str, request: Request, parts: Parts, tenant: AdminTenant) -> MemoryDeleted:
     """From this answer on the memory serves nothing; the garbage collector removes its objects (`purged_at`)."""
     with parts.database.begin() as connection:
         known = known_id("mem", memory_id)

@@ -14,6 +14,7 @@ _AFTER = "Id of the last item already seen."
 
 AfterMemory = Annotated[str | None, Query(pattern=_ID.format(kind="mem"), description=_AFTER)]
 AfterJob = Annotated[str | None, Query(pattern=_ID.format(kind="job"), description=_AFTER)]
+AfterKey = Annotated[str | None, Query(pattern=_ID.format(kind="key"), description=_AFTER)]
 AfterTenant = Annotated[str | None, Query(pattern=_ID.format(kind="tenant"), description=_AFTER)]
 OfMemory = Annotated[str | None, Query(pattern=_ID.format(kind="mem"), description="Only those of this memory.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Items per page.")]

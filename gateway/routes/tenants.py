@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequest
+from core.truth.api_keys import issue_key
 from core.truth.audit import Actor
-from core.truth.tenants import configure, create_tenant, issue_key, list_tenants
+from core.truth.tenants import configure, create_tenant, list_tenants
 from gateway.auth import Admin, actor_of
 from gateway.bodies import read_json
 from gateway.openapi import errors, takes
@@ -60,8 +61,8 @@ def _create(parts: Services, wanted: NewTenant, by: Actor) -> NewTenantObject:
     with parts.database.begin() as connection:
         settings = wanted.model_dump(include={"false_activation", "fallback"})
         tenant = create_tenant(connection, wanted.name, wanted.weight, settings, by=by)
-        key = issue_key(connection, tenant.id, by=by)
-    return NewTenantObject(**tenant_object(tenant).model_dump(), api_key=key)
+        key, kept = issue_key(connection, tenant.id, by=by)
+    return NewTenantObject(**tenant_object(tenant).model_dump(), api_key=key, api_key_id=kept.id)
 
 
 def _change(parts: Services, tenant_id: str, wanted: TenantChange, by: Actor) -> TenantObject:

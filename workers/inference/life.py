@@ -91,7 +91,7 @@ class Life:
         engine = Engine(service.passer, self._metrics, self._settings.serving)
         engine.start()
         self._sweep = NodeSweep(self._database, service.residency, self._settings.serving.node_sweep_seconds)
-        self._worker.pins = Pins(self._database, service.banks, service.residency)
+        self._worker.pins = Pins(self._database, service.banks, service.residency, self.id)
         self._worker.engine, self._worker.service = engine, service
         log.info("ready", model=service.base.description.name, digest=service.base.description.digest)
 

@@ -73,7 +73,9 @@ def _admin(worker: Worker, settings: Settings) -> tuple[FastAPI, socket.socket] 
         return None
     if settings.admin_key is None or not settings.admin_key.get_secret_value():
         raise SetupError("LATENTBANK_SERVING__ADMIN_PORT is set, but no LATENTBANK_ADMIN_KEY that would guard it.")
-    return create_admin_app(worker, settings.admin_key), bind(serving.admin_host, serving.admin_port)
+    return create_admin_app(worker, settings.admin_key, settings.previous_admin_key), bind(
+        serving.admin_host, serving.admin_port
+    )
 
 
 def _with_admin(around: Around, admin: tuple[FastAPI, socket.socket] | None) -> Around:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -149,10 +149,7 @@ class Service:
             decision = from_text(self._decision((), admitted), first.served)
             yield from self._answer_from_text(admitted, decision, first)
             return
-        lease = self.residency.acquire({c.member.digest: c.adapter for c in admitted.candidates})
-        while lease is None:
-            yield Waiting()
-            lease = self.residency.acquire({c.member.digest: c.adapter for c in admitted.candidates})
+        admitted, lease = yield from self._slots(admitted)
         try:
             prefix, reused = yield from self._prefix(admitted)
             opening = yield from self._open(admitted, prefix, lease)
@@ -271,6 +268,16 @@ class Service:
         decision = decide(judged, admitted.scope.mode, most, admitted.absent)
         shown = admitted.backup.shown if admitted.backup else ()
         return replace(decision, candidates=(*decision.candidates, *shown))
+
+    def _slots(self, admitted: Admitted) -> Generator[Waiting, Tensor, tuple[Admitted, Lease]]:
+        """Waits for slots. What was pinned since the admission may leave room for fewer candidates: the best stay."""
+        while True:
+            fitting = self.residency.fitting(admitted.digests)
+            admitted = replace(admitted, candidates=tuple(c for c in admitted.candidates if c.member.digest in fitting))
+            lease = self.residency.acquire({c.member.digest: c.adapter for c in admitted.candidates})
+            if lease is not None:
+                return admitted, lease
+            yield Waiting()
 
     def _prefix(self, admitted: Admitted) -> Passes[tuple[PrefixKv, int]]:
         tokens = admitted.prompt.prefix

@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from core.ids import new_id
 from core.logs import configure_logs
 from core.metrics import GatewayMetrics
-from core.truth.tenants import revoke_key
 from gateway.app import create_app
 from tests.integration.gateway.conftest import ADMIN_KEY, Gateway
 from tests.integration.gateway.inference_stand_in import StandIn
@@ -62,15 +61,6 @@ def test_a_gateway_without_an_admin_key_lets_nobody_be_admin(gateway: Gateway) -
         for key in ("None", "nothing", ADMIN_KEY):
             answer = httpx.get(f"{server.url}/v1/tenants", headers={"Authorization": f"Bearer {key}"}, trust_env=False)
             assert answer.status_code == 401
-
-
-def test_a_revoked_key_opens_nothing(gateway: Gateway) -> None:
-    key = gateway.new_tenant("harbour")
-    with gateway.client(key) as client:
-        assert client.get("/v1/memories").status_code == 200
-        with gateway.database.begin() as connection:
-            revoke_key(connection, key)
-        assert client.get("/v1/memories").status_code == 401
 
 
 def test_another_tenants_ids_are_not_found_and_stay_as_they_are(

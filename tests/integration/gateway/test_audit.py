@@ -21,10 +21,10 @@ def test_a_tenant_reads_who_did_what_and_when_in_which_request(gateway: Gateway)
         tenant.delete(f"/v1/memories/{memory['id']}")
         answer = tenant.get("/v1/audit")
     told = [(one["action"], one["subject"]["id"], one["data"]) for one in answer.json()["data"]][::-1]
-    ours = told[1][1]
+    ours = made["api_key_id"]
     assert told == [
         ("tenant.created", made["id"], {}),
-        ("key.issued", ours, {}),
+        ("key.issued", ours, {"scopes": ["ingest", "query", "read", "admin"]}),
         ("tenant.changed", made["id"], {"fallback": "text"}),
         ("memory.remembered", memory["id"], {"job_id": memory["job_id"]}),
         ("job.cancelled", memory["job_id"], {"memory_id": memory["id"]}),

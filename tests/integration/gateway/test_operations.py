@@ -59,7 +59,7 @@ def test_the_openapi_document_declares_what_the_routes_read_by_hand(gateway: Gat
     post = document["paths"]["/v1/memories"]["post"]
     schema = post["requestBody"]["content"]["application/json"]["schema"]
     assert [parameter["name"] for parameter in post["parameters"]] == ["Idempotency-Key"]
-    assert post["security"] == [{"TenantKey": []}]
+    assert post["security"] == [{"TenantKey": ["ingest"]}]
     assert document["paths"]["/v1/tenants"]["post"]["security"] == [{"AdminKey": []}]
     assert "422" not in str(document["paths"])
     good = {"title": "T", "text": "a"}

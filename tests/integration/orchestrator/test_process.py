@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from core.truth import memories, workers
+from core.truth import memories, usage, workers
 from core.truth.database import Database
 from tests.fixtures.ports import accepts, free_port, wait_until
 from tests.fixtures.truth import add_tenant, admit
@@ -32,6 +32,11 @@ def test_the_process_does_all_its_duties_and_stops_when_told(tmp_path: Path, num
         "LATENTBANK_JOBS__DISPATCH_INTERVAL_SECONDS": "0.1",
         "LATENTBANK_JOBS__REAP_INTERVAL_SECONDS": "0.1",
     }
+    database = Database(f"sqlite:///{tmp_path / 'truth.db'}")
+    database.migrate()
+    miscounted = add_tenant(database)
+    with database.begin() as connection:
+        usage.add(connection, miscounted.id, memories=7)
     log = tmp_path / "log"
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator"],
@@ -42,7 +47,6 @@ def test_the_process_does_all_its_duties_and_stops_when_told(tmp_path: Path, num
     )
     try:
         wait_until(lambda: accepts(port) or process.poll() is not None, 30, "the start of the orchestrator")
-        database = Database(f"sqlite:///{tmp_path / 'truth.db'}")
         tenant = add_tenant(database)
         (deleted, _), _ = admit(database, tenant), admit(database, tenant)
         with database.begin() as connection:
@@ -58,6 +62,12 @@ def test_the_process_does_all_its_duties_and_stops_when_told(tmp_path: Path, num
                 return memories.get_memory(connection, tenant.id, deleted.id).purged_at is not None
 
         wait_until(purged, 10, "a purge")
+
+        def counted() -> bool:
+            with database.read() as connection:
+                return usage.usage_of(connection, miscounted.id).memories == 0
+
+        wait_until(counted, 10, "a count of what a tenant uses")
         database.dispose()
         process.send_signal(number)
         assert process.wait(timeout=20) == 0, log.read_text()

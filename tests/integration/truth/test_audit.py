@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from core.truth import audit, jobs, memories, tenants
+from core.truth import api_keys, audit, jobs, memories
 from core.truth.database import Database
 from core.truth.records import AuditRecord, Tenant
 from tests.fixtures.truth import add_tenant, admit
@@ -17,7 +17,7 @@ def test_a_deed_and_its_record_are_written_together_or_not_at_all(truth: Databas
 
     def fail_after_the_deed() -> None:
         with truth.begin() as connection:
-            tenants.issue_key(connection, tenant.id, by=SOMEBODY)
+            api_keys.issue_key(connection, tenant.id, by=SOMEBODY)
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):

@@ -5,30 +5,7 @@ import pytest
 from core.errors import InvalidRequest, NotFound
 from core.truth import tenants
 from core.truth.database import Database
-from core.truth.tables import api_keys
 from tests.fixtures.truth import add_tenant
-
-
-def test_a_key_opens_its_tenant_until_it_is_revoked(truth: Database) -> None:
-    ours, theirs = add_tenant(truth, "ours"), add_tenant(truth, "theirs")
-    with truth.begin() as connection:
-        key = tenants.issue_key(connection, ours.id)
-        other = tenants.issue_key(connection, theirs.id)
-    with truth.begin() as connection:
-        assert tenants.tenant_of_key(connection, key) == ours
-        assert tenants.tenant_of_key(connection, other) == theirs
-        tenants.revoke_key(connection, key)
-        assert tenants.tenant_of_key(connection, key) is None
-        assert tenants.tenant_of_key(connection, "lb_never") is None
-
-
-def test_of_a_key_only_its_digest_is_stored(truth: Database) -> None:
-    tenant = add_tenant(truth)
-    with truth.begin() as connection:
-        key = tenants.issue_key(connection, tenant.id)
-        stored = connection.execute(api_keys.select()).one()
-    assert key.startswith("lb_")
-    assert key not in str(stored)
 
 
 def test_a_weight_must_be_above_zero_and_a_name_not_empty(truth: Database) -> None:

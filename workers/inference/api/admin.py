@@ -5,7 +5,6 @@ A path is never taken: what a memory's adapter is, the truth says. (Paths in the
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import Depends, FastAPI, Request
@@ -14,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from core.credentials import is_one_of
 from core.errors import InvalidRequest, PayloadTooLarge, Unauthenticated
 from core.ids import is_id
 from workers.inference.api.errors import install_errors
@@ -46,12 +46,12 @@ class UnloadLoraAdapter(BaseModel):
     lora_int_id: None = None
 
 
-def create_admin_app(worker: Worker, admin_key: SecretStr) -> FastAPI:
-    """The operator's routes over a worker that may still be loading; each asks for `admin_key`, which is not empty."""
+def create_admin_app(worker: Worker, *admin_keys: SecretStr | None) -> FastAPI:
+    """The operator's routes over a worker that may still be loading; each asks for one of `admin_keys`."""
 
     def admin(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
         given = credentials.credentials if credentials is not None else ""
-        if not hmac.compare_digest(given.encode(), admin_key.get_secret_value().encode()):
+        if not is_one_of(given, *admin_keys):
             raise Unauthenticated("Only the admin may do that; send the admin key as 'Authorization: Bearer <key>'.")
 
     app = FastAPI(

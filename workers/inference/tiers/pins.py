@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from core.errors import Conflict, InvalidRequest, LatentBankError, NotFound
 from core.logs import get_logger
 from core.truth import memories
+from core.truth.audit import ADMIN, Action, Actor, record
 from core.truth.database import Database
 from workers.inference.banks.bank import Banks
 from workers.inference.tiers.loaded import Wanted
@@ -31,8 +34,9 @@ class Pin:
 class Pins:
     """Thread-safe. What is pinned is lost with the process: whoever wants it loaded says so to the next one."""
 
-    def __init__(self, database: Database, banks: Banks, residency: Residency) -> None:
+    def __init__(self, database: Database, banks: Banks, residency: Residency, worker_id: str) -> None:
         self._database = database
+        self._worker_id = worker_id
         self._banks = banks
         self._residency = residency
         self._pins: dict[str, Pin] = {}
@@ -61,9 +65,10 @@ class Pins:
                 )
             self._move(memory_id, pin)
         try:
+            self._record("adapter.loaded", memory_id, pin)
             adapter = self._residency.load(wanted)
             lease = self._residency.acquire({pin.digest: adapter})
-        except LatentBankError:
+        except (LatentBankError, SQLAlchemyError):
             self._drop(memory_id, pin)
             raise
         if lease is not None:
@@ -85,6 +90,7 @@ class Pins:
             if pin is None:
                 raise NotFound(f"The lora adapter '{memory_id}' cannot be found.", param="lora_name")
             self._let_go(pin)
+        self._record("adapter.unloaded", memory_id, pin)
         log.info("memory unpinned", memory_id=memory_id, tenant_id=pin.tenant_id, digest=pin.digest)
 
     def follow(self) -> None:
@@ -109,6 +115,12 @@ class Pins:
                 continue
             if not self._residency.holds(pin.digest):
                 self._residency.prefetch(wanted)
+
+    def _record(self, action: Action, memory_id: str, pin: Pin) -> None:
+        """What an operator asked this worker for; whether it came about is in the worker's log."""
+        with self._database.begin() as connection:
+            told = {"worker_id": self._worker_id, "digest": pin.digest}
+            record(connection, pin.tenant_id, Actor(ADMIN), action, ("memory", memory_id), told)
 
     def _look_up(self, memory_id: str) -> tuple[Pin, Wanted]:
         with self._database.read() as connection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -105,6 +105,13 @@ class Residency:
         """How many adapters one question can have in slots, whatever is pinned: at least 1."""
         with self._lock:
             return self.capacity - len(self._pinned)
+
+    def fitting(self, digests: Sequence[str]) -> frozenset[str]:
+        """The first of `digests` that can be in slots together, beside all that is pinned; one can always be."""
+        with self._lock:
+            others = [digest for digest in digests if digest not in self._pinned]
+            left_out = others[self.capacity - len(self._pinned) :]
+        return frozenset(digests).difference(left_out)
 
     @property
     def in_use(self) -> int:

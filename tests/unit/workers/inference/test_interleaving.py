@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -48,9 +49,9 @@ LENGTHS = (1, 3, 12, 40)
 NODE_CACHE_BYTES = 150_000
 """Of the node's disk: three or four memories with their indexes."""
 SCALE = 2.0
-BY_THE_CLOCK = {"an adapter was fetched from the store again"}
-"""What comes up in nearly every run: the node's cache goes by the time of files, which no seed decides. The tests of
-two processes and of SmolLM2 have it in any case."""
+ROUNDS = 6
+"""Of sixty runs each, until every situation came up. Mostly the first is enough; no seed decides that, since the node's
+cache goes by the time of files."""
 SEEN = {
     "several rows wrote in one pass",
     "a request waited for a slot",
@@ -366,15 +367,19 @@ def test_answers_are_those_of_each_memory_alone_under_any_interleaving(tiny_base
     torch.set_num_threads(1)
     oracle = Oracle(PlainAnswers(tiny_base), layers_of_base(tiny_base.path, TARGETS))
     seen: Counter[str] = Counter()
-    run_state_machine_as_test(
-        machine(load_base(tiny_base), oracle, seen),
-        settings=settings(
-            max_examples=60,
-            stateful_step_count=50,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            phases=(Phase.generate, Phase.shrink),
-            derandomize=True,
-        ),
-    )
-    assert {what for what, times in seen.items() if times} | BY_THE_CLOCK == SEEN
+    base = load_base(tiny_base)
+    for number in range(ROUNDS):
+        run_state_machine_as_test(
+            seeded(number)(machine(base, oracle, seen)),
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=50,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+                phases=(Phase.generate, Phase.shrink),
+            ),
+        )
+        if set(+seen) == SEEN:
+            break
+    assert set(+seen) == SEEN

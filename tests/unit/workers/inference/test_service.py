@@ -303,6 +303,18 @@ def test_a_prompt_beyond_the_window_is_refused(stand: Stand) -> None:
     assert stand.service.admit(replace(nearly, max_tokens=None)).max_tokens < 64
 
 
+def test_a_pin_that_comes_while_a_request_waits_leaves_it_its_best_candidates(stand: Stand) -> None:
+    tenant, other = stand.publisher.tenant(), stand.publisher.tenant()
+    stand.publisher.publish(tenant, "Velmora", TOWN, seed=1)
+    stand.publisher.publish(tenant, "Corvina", SHIP, seed=2)
+    elsewhere = stand.publisher.publish(other, "Heron", BIRD, seed=3)
+    flight = stand.flight(stand.question(tenant, "Its mayor is Ilka Brandt?"))
+    stand.residency.pin(elsewhere.adapter_digest)
+    started = next(flight)
+    assert isinstance(started, Started)
+    assert [judged.title for judged in started.decision.candidates] == ["Velmora"]
+
+
 def test_a_request_that_is_left_gives_its_slots_back(stand: Stand) -> None:
     tenant = stand.publisher.tenant()
     stand.publisher.publish(tenant, "Velmora", TOWN, seed=1)

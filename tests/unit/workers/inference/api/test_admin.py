@@ -29,7 +29,7 @@ TEXT = "Velmora is a town."
 
 @pytest.fixture
 def pins(stand: Stand, database: Database) -> Pins:
-    return Pins(database, stand.banks, stand.residency)
+    return Pins(database, stand.banks, stand.residency, "worker_1")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 
 from core.errors import Conflict, NotFound, ObjectMissing
 from core.storage.publication import read_manifest
+from core.truth.audit import list_records
 from core.truth.database import Database
 from tests.unit.workers.inference.conftest import Stand
 from workers.inference.tiers.loaded import LoadedMemory, Wanted
@@ -14,7 +15,7 @@ TEXT = "Velmora is a town."
 
 @pytest.fixture
 def pins(stand: Stand, database: Database) -> Pins:
-    return Pins(database, stand.banks, stand.residency)
+    return Pins(database, stand.banks, stand.residency, "worker_1")
 
 
 def beat(stand: Stand, pins: Pins) -> None:
@@ -113,3 +114,19 @@ def test_unloading_while_it_is_being_loaded_wins(stand: Stand, pins: Pins, monke
     assert pins.memory_ids == ()
     assert not stand.residency.holds(entry.adapter_digest)
     assert stand.residency.room == stand.residency.capacity
+
+
+def test_what_an_operator_loads_and_unloads_is_in_the_tenants_audit_log(
+    stand: Stand, pins: Pins, database: Database
+) -> None:
+    tenant = stand.publisher.tenant()
+    entry = stand.publisher.publish(tenant, "Velmora", TEXT, seed=1)
+    pins.load(entry.memory_id)
+    pins.unload(entry.memory_id)
+    with database.read() as connection:
+        unloaded, loaded, *_ = list_records(connection, tenant)
+    assert [(one.action, one.actor, one.subject_id) for one in (loaded, unloaded)] == [
+        ("adapter.loaded", "admin", entry.memory_id),
+        ("adapter.unloaded", "admin", entry.memory_id),
+    ]
+    assert loaded.data == {"worker_id": "worker_1", "digest": entry.adapter_digest}
