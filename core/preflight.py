@@ -21,7 +21,9 @@ from core.errors import LatentBankError, Misconfigured, SetupError, Unavailable
 from core.logs import get_logger
 from core.settings import Settings
 from core.storage.opening import open_store
+from core.storage.ownership import claim_directory, claim_store
 from core.truth.database import Database
+from core.truth.identity import identity_of
 from core.truth.schema import ready_for_work
 
 SKEW_SECONDS = 5.0
@@ -38,8 +40,10 @@ def refuse(settings: Settings, process: Process) -> None:
             found.extend(look(settings, process))
     if found:
         raise Misconfigured(" ".join(found))
-    _database(settings)
-    _store(settings)
+    truth_id = _database(settings)
+    _store(settings, truth_id)
+    if process == "inference":
+        claim_directory(settings.resolved_node_cache_dir, truth_id)
     for doubt in doubts(settings):
         _log.warning("a setting is hardly meant", problem=doubt)
 
@@ -138,7 +142,8 @@ def _ports(settings: Settings, process: Process) -> Iterator[str]:
             yield f"Nothing can listen on {host}:{port} ({problem}); set {name} to a free port."
 
 
-def _database(settings: Settings) -> None:
+def _database(settings: Settings) -> str:
+    """The truth's id."""
     try:
         database = Database(settings.resolved_database_url)
     except (ArgumentError, NoSuchModuleError, ValueError) as problem:
@@ -146,6 +151,8 @@ def _database(settings: Settings) -> None:
     try:
         skew = skew_seconds(database)
         ready_for_work(database, migrate=settings.migrate_at_start)
+        with database.begin() as connection:
+            truth_id = identity_of(connection)
     except SQLAlchemyError as problem:
         said = str(getattr(problem, "orig", problem)).strip().splitlines()[:1]
         raise Unavailable(
@@ -157,12 +164,19 @@ def _database(settings: Settings) -> None:
         _log.warning(
             "this machine's clock is not the database's; set both by NTP", database_ahead_seconds=round(skew, 1)
         )
+    return truth_id
 
 
-def _store(settings: Settings) -> None:
+def _store(settings: Settings, truth_id: str) -> None:
     """Raises `SetupError` where the store can't work as it is set; one that is only away may come back."""
     problems: list[LatentBankError] = []
-    asking = Thread(target=_caught(open_store(settings).check, problems), daemon=True)
+    store = open_store(settings)
+
+    def ask() -> None:
+        store.check()
+        claim_store(store, truth_id)
+
+    asking = Thread(target=_caught(ask, problems), daemon=True)
     asking.start()
     asking.join(_STORE_SECONDS)
     if asking.is_alive():

@@ -62,7 +62,7 @@ def test_a_context_becomes_a_memory_that_serves_and_that_deletion_removes_everyw
     memory = tenant.get(f"/v1/memories/{sent['id']}").json()
     assert memory["status"] == "ready"
     assert memory["bytes"] > 0
-    keys = [found.key for found in cluster.store.list("")]
+    keys = [found.key for found in cluster.store.list("tenants")]
     assert any(key.endswith("adapter_model.safetensors") for key in keys)
     assert any(key.endswith("adapter_config.json") for key in keys)
 
@@ -81,7 +81,7 @@ def test_a_context_becomes_a_memory_that_serves_and_that_deletion_removes_everyw
     assert tenant.delete(f"/v1/memories/{sent['id']}").status_code == 200
     after = ask(tenant, base, "What does the heron eat?")
     assert after["memory"]["candidates"] == []
-    _until(lambda: not list(cluster.store.list("")), 60)
+    _until(lambda: not list(cluster.store.list("tenants")), 60)
     _until(lambda: tenant.get(f"/v1/memories/{sent['id']}").json()["purged_at"] is not None, 60)
     assert tenant.get(f"/v1/memories/{sent['id']}").json()["status"] == "deleted"
     node_cache = cluster.stack.plan.data_dir / "node-cache"

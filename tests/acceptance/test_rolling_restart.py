@@ -19,6 +19,7 @@ from core.retrieval.encoder import Encoder
 from core.settings import Settings
 from core.storage.s3 import S3Store
 from core.truth import jobs, memories, tenants, workers
+from core.truth.api_keys import issue_key
 from core.truth.database import Database
 from core.truth.records import Job
 from tests.acceptance.fleet import Fleet, Member, until
@@ -74,7 +75,7 @@ def rolling(
     publisher.publish(asking, "Animals and what they eat", "The blue heron eats fish.", seed=1)
     with database.begin() as connection:
         sending = tenants.create_tenant(connection, "sending").id
-        asking_key, sending_key = (tenants.issue_key(connection, tenant_id) for tenant_id in (asking, sending))
+        asking_key, sending_key = (issue_key(connection, tenant_id)[0] for tenant_id in (asking, sending))
     environment = {
         "LATENTBANK_DATA_DIR": str(tmp_path),
         "LATENTBANK_DATABASE_URL": database.url.render_as_string(hide_password=False),

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from core.storage.local import LocalStore
+from core.storage.ownership import claim_directory, claim_store
 from core.truth.database import Database
 from tests.fixtures.s3 import S3Server
 
@@ -92,6 +94,30 @@ def test_a_bucket_that_is_not_there_is_refused(tmp_path: Path, s3_server: S3Serv
     )
     assert code == 2
     assert "The bucket there-is-none does not exist; create it first." in line
+
+
+@pytest.mark.parametrize(
+    ("process", "setting", "sentence"),
+    [
+        ("orchestrator", "STORAGE__URL", "set a bucket or a prefix of its own"),
+        ("inference", "SERVING__NODE_CACHE_DIR", "set LATENTBANK_SERVING__NODE_CACHE_DIR to a directory of its own"),
+    ],
+)
+def test_a_store_and_a_node_cache_that_another_truth_has_are_refused(
+    process: str, setting: str, sentence: str, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    if setting == "STORAGE__URL":
+        claim_store(LocalStore(shared), "truth_of_another")
+    else:
+        shared.mkdir()
+        claim_directory(shared, "truth_of_another")
+    where = f"file://{shared}" if setting == "STORAGE__URL" else str(shared)
+    ports = {"ORCHESTRATOR__METRICS_PORT": "0", "SERVING__PORT": "0"}
+    code, line = start(process, tmp_path, **ports, **{setting: where})
+    assert code == 2
+    assert "truth_of_another" in line
+    assert sentence in line
 
 
 def test_tables_of_another_application_are_refused(tmp_path: Path) -> None:
