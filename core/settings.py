@@ -30,6 +30,10 @@ class LimitSettings(BaseModel):
     """What the gateway accepts."""
 
     body_bytes: int = 4 * 1024 * 1024
+    batch_bytes: int = 32 * 1024 * 1024
+    """Largest body of `POST /v1/memories/batch`."""
+    batch_memories: int = Field(1000, ge=1)
+    """Most contexts in one of them."""
     context_tokens: int = 1536
     """Longest context, in tokens of the base; never more than its window less room for a question and an answer."""
     context_token_margin: int = 512

@@ -47,7 +47,7 @@ def parse(model: type[Model], body: bytes) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as problem:
-        raise _invalid(problem) from None
+        raise invalid(problem) from None
 
 
 def _announced(request: Request) -> int:
@@ -59,7 +59,7 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The body is larger than the {limit} bytes that this gateway accepts.")
 
 
-def _invalid(problem: ValidationError) -> InvalidRequest:
+def invalid(problem: ValidationError) -> InvalidRequest:
     first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
     param = ".".join(str(part) for part in first["loc"]) or None
     message = first["msg"].removeprefix("Value error, ")

@@ -46,10 +46,14 @@ def internal_error() -> JSONResponse:
 
 
 def answer_to(problem: LatentBankError) -> JSONResponse:
-    """The answer to an error of ours. What failed inside (5xx) is told in general words only."""
+    """The answer to an error of ours."""
+    return error_response(problem.status, problem.code, told(problem), problem.param, _headers_of(problem))
+
+
+def told(problem: LatentBankError) -> str:
+    """What a client is told of it. What failed inside (5xx) is told in general words only."""
     known = problem.status < 500 or isinstance(problem, Unavailable)
-    message = problem.message if known else (type(problem).__doc__ or "").strip()
-    return error_response(problem.status, problem.code, message, problem.param, _headers_of(problem))
+    return problem.message if known else (type(problem).__doc__ or "").strip()
 
 
 def install_errors(app: FastAPI) -> None:

@@ -107,7 +107,7 @@ def take_in(
             known = find_idempotent(connection, tenant_id, idempotency_key, context.body_sha256)
         if known is not None:
             return Admission(*known, created=False)
-    record = _record(tenant_id, context, recipe)
+    record = record_of(tenant_id, context, recipe)
 
     def commit() -> Admission:
         with database.begin() as connection:
@@ -142,20 +142,20 @@ def commit_beside(
 
     `look_again` is asked where the commit may have happened although its reply was lost: only the database knows.
     """
-    _store_object(store, key, payload)
+    store_object(store, key, payload)
     try:
         admission = commit()
     except LatentBankError:
-        _remove_object(store, key)
+        remove_object(store, key)
         raise
     except Exception:
         committed = look_again()
         if committed is None:
-            _remove_object(store, key)
+            remove_object(store, key)
             raise
         return committed
     if not admission.created:
-        _remove_object(store, key)
+        remove_object(store, key)
     return admission
 
 
@@ -221,7 +221,8 @@ def _check_length(texts: list[str], messages: int, longest: int, base: BaseModel
     return tokens
 
 
-def _record(tenant_id: str, context: Context, recipe: RecipeSettings) -> NewRecord:
+def record_of(tenant_id: str, context: Context, recipe: RecipeSettings) -> NewRecord:
+    """The row of a memory with a fresh id."""
     memory_id = new_id("mem")
     return NewRecord(
         id=memory_id,
@@ -239,16 +240,18 @@ def _record(tenant_id: str, context: Context, recipe: RecipeSettings) -> NewReco
     )
 
 
-def _store_object(store: ObjectStore, key: str, payload: bytes) -> None:
+def store_object(store: ObjectStore, key: str, payload: bytes) -> None:
+    """Raises `StorageError`, and then leaves nothing that can be removed."""
     try:
         store.put(key, payload, JSON)
     except StorageError:
         # A put that timed out may have happened.
-        _remove_object(store, key)
+        remove_object(store, key)
         raise
 
 
-def _remove_object(store: ObjectStore, key: str) -> None:
+def remove_object(store: ObjectStore, key: str) -> None:
+    """What can't be removed is left to the garbage collector."""
     try:
         store.delete(key)
     except StorageError as problem:

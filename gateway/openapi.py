@@ -12,12 +12,14 @@ from core.settings import LimitSettings
 from gateway.answers import Answer
 from gateway.auth import TENANT_SCHEME
 from gateway.schemas import (
+    BatchMemory,
     ChatQuestion,
     CompletionQuestion,
     ErrorAnswer,
     KeyRotation,
     MemoryUpdate,
     NewKey,
+    NewMemories,
     NewMemory,
     NewTenant,
     OwnSettings,
@@ -28,6 +30,8 @@ Document = dict[str, Any]
 
 _BODIES: tuple[type[BaseModel], ...] = (
     NewMemory,
+    BatchMemory,
+    NewMemories,
     MemoryUpdate,
     NewTenant,
     TenantChange,
@@ -87,7 +91,11 @@ def _document(app: FastAPI, limits: LimitSettings) -> Document:
         schema = model.model_json_schema(ref_template=_REF)
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
-    schemas["NewMemory"]["properties"]["title"]["maxLength"] = limits.title_chars
+    for name in ("NewMemory", "BatchMemory"):
+        schemas[name]["properties"]["title"]["maxLength"] = limits.title_chars
+    batch: Document = schemas["NewMemories"]["properties"]["memories"]
+    # Each is checked by itself, so that the model does not say what it has to be.
+    batch |= {"items": answers(BatchMemory), "maxItems": limits.batch_memories}
     schemas["MemoryUpdate"]["properties"]["title"]["anyOf"][0]["maxLength"] = limits.title_chars
     _drop_unused_validation_error(document)
     _say_scopes(document)

@@ -19,6 +19,9 @@ MemoryStatus = Literal["pending", "ready", "failed", "deleted"]
 JobStatus = Literal["validating", "queued", "running", "succeeded", "failed", "rejected", "cancelled"]
 
 
+IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
+
+
 class Input(BaseModel):
     """A body that is taken literally: no unknown fields, no coercion of types."""
 
@@ -56,6 +59,18 @@ class NewMemory(Input):
         if (self.text is None) == (self.messages is None):
             raise ValueError("Send either 'text' or 'messages'")
         return self
+
+
+class BatchMemory(NewMemory):
+    """One context of many, and the key that makes sending it again safe: as the header `Idempotency-Key` of one."""
+
+    idempotency_key: str | None = Field(None, pattern=IDEMPOTENCY_KEY)
+
+
+class NewMemories(Input):
+    """Contexts to remember. One that can't be taken is no reason to refuse the others, whatever is wrong with it."""
+
+    memories: list[Any] = Field(min_length=1)
 
 
 class MemoryUpdate(Input):
@@ -220,6 +235,33 @@ class MemoryObject(BaseModel):
     deleted_at: int | None
     purged_at: int | None
     job_id: str | None
+
+
+class BatchError(BaseModel):
+    """Why a context was refused, in the words of the error that it would have got alone."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class BatchOutcome(BaseModel):
+    """What became of the context at `index`: a memory, made now or by an earlier request (`replayed`), or an error."""
+
+    index: int
+    status: Literal["accepted", "replayed", "refused"]
+    memory: MemoryObject | None
+    error: BatchError | None
+
+
+class MemoryBatch(BaseModel):
+    """The outcomes in the order of the contexts, and how many there are of each kind."""
+
+    object: Literal["memory.batch"] = "memory.batch"
+    data: list[BatchOutcome]
+    accepted: int
+    replayed: int
+    refused: int
 
 
 class MemoryDeleted(BaseModel):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from core.errors import LatentBankError
 from core.truth.records import ApiKey, AuditRecord, Job, JobEvent, Memory, Tenant
+from gateway.errors import told
+from gateway.intake import Admission
 from gateway.schemas import (
     AuditObject,
     AuditSubject,
+    BatchError,
+    BatchOutcome,
     Item,
     JobError,
     JobEventObject,
     JobObject,
     KeyObject,
+    MemoryBatch,
     MemoryDeleted,
     MemoryObject,
     Page,
@@ -44,6 +51,14 @@ def memory_object(memory: Memory, job_id: str | None) -> MemoryObject:
         deleted_at=_seconds_or_none(memory.deleted_at),
         purged_at=_seconds_or_none(memory.purged_at),
         job_id=job_id,
+    )
+
+
+def memory_batch(outcomes: Sequence[Admission | LatentBankError]) -> MemoryBatch:
+    data = [_batch_outcome(index, outcome) for index, outcome in enumerate(outcomes)]
+    counted = Counter(one.status for one in data)
+    return MemoryBatch(
+        data=data, accepted=counted["accepted"], replayed=counted["replayed"], refused=counted["refused"]
     )
 
 
@@ -147,6 +162,18 @@ def page(records: Sequence[Record], limit: int, as_item: Callable[[Record], Item
 
 def seconds(at: datetime) -> int:
     return int(at.timestamp())
+
+
+def _batch_outcome(index: int, outcome: Admission | LatentBankError) -> BatchOutcome:
+    if isinstance(outcome, LatentBankError):
+        error = BatchError(code=outcome.code, message=told(outcome), param=outcome.param)
+        return BatchOutcome(index=index, status="refused", memory=None, error=error)
+    return BatchOutcome(
+        index=index,
+        status="accepted" if outcome.created else "replayed",
+        memory=memory_object(outcome.memory, outcome.job.id),
+        error=None,
+    )
 
 
 def _seconds_or_none(at: datetime | None) -> int | None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from core.jobs import fairness
 from core.jobs.fairness import Contender, Waiting, decayed
@@ -18,8 +31,13 @@ QUANTUM_SECONDS = 30.0
 """Device-seconds that a tenant of weight 1 is granted per round."""
 
 _HALF_LIFE_SECONDS = 3600.0
-WAITING: ColumnElement[bool] = and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_(None))
-DISPATCHED: ColumnElement[bool] = and_(jobs.c.state == State.QUEUED, jobs.c.dispatched_at.is_not(None))
+# The states are literals, as in the partial indexes that serve these: a parameter would hide them from the planner.
+_QUEUED = jobs.c.state == literal_column(f"'{State.QUEUED}'")
+RUNNING: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.RUNNING}'")
+WAITING: ColumnElement[bool] = and_(_QUEUED, jobs.c.dispatched_at.is_(None))
+DISPATCHED: ColumnElement[bool] = and_(_QUEUED, jobs.c.dispatched_at.is_not(None))
+_PLACE = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
+"""The order in which a tenant's jobs leave the backlog."""
 
 T = TypeVar("T")
 
@@ -38,17 +56,23 @@ class InFlight:
 
 
 def in_flight(connection: Connection) -> InFlight:
-    rows = connection.execute(
-        select(jobs.c.tenant_id, jobs.c.state, jobs.c.worker_id, func.count())
-        .where(or_(jobs.c.state == State.RUNNING, DISPATCHED))
-        .group_by(jobs.c.tenant_id, jobs.c.state, jobs.c.worker_id)
+    running = connection.execute(
+        select(jobs.c.tenant_id, jobs.c.worker_id, func.count())
+        .where(RUNNING)
+        .group_by(jobs.c.tenant_id, jobs.c.worker_id)
     ).all()
-    by_tenant: dict[str, int] = {}
-    for tenant_id, _, _, count in rows:
-        by_tenant[tenant_id] = by_tenant.get(tenant_id, 0) + count
-    running = sum(count for _, state, _, count in rows if state == State.RUNNING)
-    busy = frozenset(worker for _, state, worker, _ in rows if state == State.RUNNING)
-    return InFlight(running, sum(by_tenant.values()) - running, by_tenant, busy)
+    unanswered = connection.execute(
+        select(jobs.c.tenant_id, func.count()).where(DISPATCHED).group_by(jobs.c.tenant_id)
+    ).all()
+    by_tenant: Counter[str] = Counter()
+    for tenant_id, *_, count in (*running, *unanswered):
+        by_tenant[tenant_id] += count
+    return InFlight(
+        running=sum(count for _, _, count in running),
+        unanswered=sum(count for _, count in unanswered),
+        by_tenant=dict(by_tenant),
+        busy=frozenset(worker for _, worker, _ in running),
+    )
 
 
 def dispatchable(
@@ -174,13 +198,26 @@ def unring(connection: Connection, job_ids: Iterable[str]) -> None:
 
 
 def _heads(connection: Connection, heads: int, among: ColumnElement[bool]) -> dict[str, list[Waiting]]:
-    place = func.row_number().over(
-        partition_by=jobs.c.tenant_id, order_by=(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
-    )
-    columns = (jobs.c.id, jobs.c.tenant_id, jobs.c.cost_estimate_seconds, place.label("place"))
-    queue = select(*columns).where(WAITING, among).subquery()
-    rows = connection.execute(select(queue).where(queue.c.place <= heads).order_by(queue.c.tenant_id, queue.c.place))
+    """Reads as many rows as it returns, however many wait, and asks only for tenants that have any."""
+    columns = jobs.c.id, jobs.c.tenant_id, jobs.c.cost_estimate_seconds
+    queue = select(*columns).where(WAITING, among).order_by(*_PLACE).limit(heads)
+    if connection.dialect.name == "postgresql":
+        tenant = _waiting_tenants().subquery()
+        of_tenant = queue.where(jobs.c.tenant_id == tenant.c.tenant_id).lateral()
+        rows = connection.execute(select(of_tenant).select_from(tenant.join(of_tenant, true()))).all()
+    else:
+        # SQLite has no LATERAL, and no server to go and come back from for each tenant.
+        tenant_ids = connection.execute(_waiting_tenants()).scalars().all()
+        rows = [row for id_ in tenant_ids for row in connection.execute(queue.where(jobs.c.tenant_id == id_))]
     waiting: dict[str, list[Waiting]] = {}
     for row in rows:
         waiting.setdefault(row.tenant_id, []).append(Waiting(row.id, float(row.cost_estimate_seconds)))
     return waiting
+
+
+def _waiting_tenants() -> Select[tuple[str]]:
+    """Tenants with waiting jobs, by jumping from one to the next in the index of waiting jobs."""
+    first = select(func.min(jobs.c.tenant_id).label("tenant_id")).where(WAITING).cte("waiting_tenants", recursive=True)
+    after = select(func.min(jobs.c.tenant_id)).where(WAITING, jobs.c.tenant_id > first.c.tenant_id)
+    every = first.union_all(select(after.correlate(first).scalar_subquery()).where(first.c.tenant_id.is_not(None)))
+    return select(every.c.tenant_id).where(every.c.tenant_id.is_not(None))

@@ -30,10 +30,11 @@ from core.jobs.states import (
 from core.truth import banks, usage
 from core.truth.clock import from_now, now
 from core.truth.database import exclusive
+from core.truth.dispatch import RUNNING
 from core.truth.records import Claim, Job, Publication, Renewal
 from core.truth.revisions import revised, revised_fields
 from core.truth.tables import jobs, memories
-from core.truth.transitions import apply, bump_bank, job_of, lock_job, memory_of, state_of, write_event
+from core.truth.transitions import NewEvent, apply, bump_bank, job_of, lock_job, memory_of, state_of, write_event
 from core.truth.usage import SIZE
 
 
@@ -106,7 +107,7 @@ def tell(connection: Connection, claim: Claim, message: str) -> None:
     """A warning among the job's events; it changes nothing, and a lost lease tells nothing."""
     row = lock_job(connection, claim.job.id)
     if row is not None and row.epoch == claim.epoch and row.token == claim.token:
-        write_event(connection, row.id, "message", message, level="warning")
+        write_event(connection, NewEvent(row.id, "message", message, level="warning"))
 
 
 def publish(connection: Connection, claim: Claim, publication: Publication) -> bool:
@@ -193,7 +194,7 @@ def reap(connection: Connection, max_attempts: int, limit: int = 100) -> list[Jo
 
     One reaper at a time, and it skips what another transaction is just working on, so that it blocks no worker.
     """
-    expired = and_(jobs.c.state == State.RUNNING, jobs.c.lease_until <= now())
+    expired = and_(RUNNING, jobs.c.lease_until <= now())
     exclusive(connection, "reap")
     ids = connection.execute(select(jobs.c.id).where(expired).order_by(jobs.c.lease_until).limit(limit)).scalars().all()
     reaped = []

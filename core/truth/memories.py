@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, insert, select, tuple_, update
 
-from core.errors import IdempotencyConflict, InvalidRequest, NotFound
+from core.errors import IdempotencyConflict, InvalidRequest, LatentBankError, NotFound
 from core.ids import new_id
 from core.jobs.states import OPEN, Accepted, JobState, Reason, transition
 from core.truth import banks, usage
-from core.truth.audit import UNNAMED, Actor, record
+from core.truth.audit import UNNAMED, Actor, Deed, record, record_all
 from core.truth.clock import now
-from core.truth.records import NO_QUOTAS, BankEntry, ContextRecord, Job, Memory, NewMemory, Quotas, Tenant
+from core.truth.records import (
+    NO_QUOTAS,
+    BankEntry,
+    ContextRecord,
+    Job,
+    Memory,
+    NewMemory,
+    Offer,
+    Quotas,
+    Tenant,
+)
 from core.truth.tables import idempotency_keys, jobs, memories, tenants
-from core.truth.transitions import bump_bank, cancel, job_of, memory_of, read_job, write_event
+from core.truth.transitions import (
+    NewEvent,
+    bump_bank,
+    cancel,
+    job_of,
+    memory_of,
+    read_job,
+    write_events,
+)
+
+_COPIED = tuple(name for name in NewMemory.__slots__ if name in memories.c and name != "tenant_id")
+"""The fields of an offer that its memory's row takes as they are."""
+_WITH_CREATION = {table: insert(table).values(created_at=now()) for table in (memories, jobs, idempotency_keys)}
 
 
 def find_idempotent(connection: Connection, tenant_id: str, key: str, body_sha256: str) -> tuple[Memory, Job] | None:
@@ -28,6 +50,13 @@ def find_idempotent(connection: Connection, tenant_id: str, key: str, body_sha25
     if row.body_sha256 != body_sha256:
         raise IdempotencyConflict
     return get_memory(connection, tenant_id, row.memory_id), job_of(read_job(connection, row.job_id))
+
+
+def find_offered(connection: Connection, tenant_id: str, keys: Collection[str]) -> dict[str, tuple[str, Memory, Job]]:
+    """The digest of the body, the memory and the job of earlier requests with these keys, by the key."""
+    known = _known_keys(connection, tenant_id, keys)
+    pairs = _pairs(connection, {job_id for _, job_id in known.values()})
+    return {key: (body_sha256, *pairs[job_id]) for key, (body_sha256, job_id) in known.items()}
 
 
 def admit(
@@ -46,25 +75,63 @@ def admit(
     tenant already has `backlog_limit` jobs that wait, `QuotaExceeded` where its own quotas, or else `quotas`, leave no
     room, `IdempotencyConflict` as `find_idempotent`, `NotFound` without the tenant.
     """
-    tenant = lock_tenant(connection, new.tenant_id)
-    if idempotency_key is not None:
-        if body_sha256 is None:
-            raise ValueError("An idempotency key needs the body's digest.")
-        earlier = find_idempotent(connection, new.tenant_id, idempotency_key, body_sha256)
-        if earlier is not None:
-            return *earlier, False
-    size = new.context_bytes
-    usage.charge(connection, tenant.id, memories=1, size=size, jobs=1, backlog_limit=backlog_limit, defaults=quotas)
-    _insert_memory(connection, new)
-    job_id, message = new_id("job"), "The memory is accepted; its job waits."
-    insert_job(connection, job_id, new.tenant_id, new.id, message, new.cost_estimate_seconds, new.priority)
-    record(connection, new.tenant_id, by, "memory.remembered", ("memory", new.id), {"job_id": job_id})
-    if idempotency_key is not None:
-        note_idempotency(connection, new.tenant_id, idempotency_key, body_sha256, new.id, job_id)
-    if tenant.fallback == "text":
-        # The memory serves from now on, if only from its text.
-        bump_bank(connection, new.tenant_id, new.id)
-    return get_memory(connection, new.tenant_id, new.id), job_of(read_job(connection, job_id)), True
+    offer = Offer(new, idempotency_key, body_sha256)
+    (outcome,) = admit_many(connection, new.tenant_id, [offer], backlog_limit=backlog_limit, quotas=quotas, by=by)
+    if isinstance(outcome, LatentBankError):
+        raise outcome
+    return outcome
+
+
+def admit_many(
+    connection: Connection,
+    tenant_id: str,
+    offers: Sequence[Offer],
+    *,
+    backlog_limit: int,
+    quotas: Quotas = NO_QUOTAS,
+    by: Actor = UNNAMED,
+) -> list[tuple[Memory, Job, bool] | LatentBankError]:
+    """Each offer's outcome, in order, as `admit` would give it; in a few statements, however many there are.
+
+    An error is an outcome and leaves nothing of its offer; the offers before it are taken all the same. Raises
+    `NotFound` without the tenant.
+    """
+    tenant = lock_tenant(connection, tenant_id)
+    known = _known_keys(connection, tenant_id, [offer.idempotency_key for offer in offers if offer.idempotency_key])
+    room = usage.room(connection, tenant_id, backlog_limit=backlog_limit, defaults=quotas, jobs=len(offers))
+    outcomes: list[tuple[Memory, Job, bool] | LatentBankError | str] = []
+    taken: list[tuple[Offer, str]] = []
+    for offer in offers:
+        if (key := offer.idempotency_key) is not None:
+            if offer.body_sha256 is None:
+                raise ValueError("An idempotency key needs the body's digest.")
+            if (first := known.get(key)) is not None:
+                outcomes.append(first[1] if first[0] == offer.body_sha256 else IdempotencyConflict())
+                continue
+        if (refusal := room.refusal(offer.new.context_bytes)) is not None:
+            outcomes.append(refusal)
+            continue
+        room = room.after(offer.new.context_bytes)
+        job_id = new_id("job")
+        taken.append((offer, job_id))
+        outcomes.append(job_id)
+        if key is not None and offer.body_sha256 is not None:
+            known[key] = (offer.body_sha256, job_id)
+    size = sum(offer.new.context_bytes for offer, _ in taken)
+    usage.add(connection, tenant_id, memories=len(taken), size=size, jobs=len(taken))
+    made = _insert(connection, tenant_id, taken, serves_now=tenant.fallback == "text")
+    deeds: list[Deed] = [(("memory", offer.new.id), {"job_id": job_id}) for offer, job_id in taken]
+    record_all(connection, tenant_id, by, "memory.remembered", deeds)
+    made |= _pairs(connection, {outcome for outcome in outcomes if isinstance(outcome, str)} - set(made))
+    ours = {job_id for _, job_id in taken}
+    told: list[tuple[Memory, Job, bool] | LatentBankError] = []
+    for outcome in outcomes:
+        if not isinstance(outcome, str):
+            told.append(outcome)
+            continue
+        told.append((*made[outcome], outcome in ours))
+        ours.discard(outcome)
+    return told
 
 
 def get_memory(connection: Connection, tenant_id: str, memory_id: str) -> Memory:
@@ -226,27 +293,6 @@ def lock_tenant(connection: Connection, tenant_id: str) -> Tenant:
     return Tenant(**row._mapping)
 
 
-def _insert_memory(connection: Connection, new: NewMemory) -> None:
-    connection.execute(
-        insert(memories).values(
-            id=new.id,
-            tenant_id=new.tenant_id,
-            collection=new.collection,
-            title=new.title,
-            metadata=new.metadata,
-            kind=new.kind,
-            status="pending",
-            context_key=new.context_key,
-            context_sha256=new.context_sha256,
-            context_bytes=new.context_bytes,
-            context_tokens=new.context_tokens,
-            base_digest=new.base_digest,
-            created_at=now(),
-            updated_at=now(),
-        )
-    )
-
-
 def insert_job(
     connection: Connection,
     job_id: str,
@@ -257,39 +303,93 @@ def insert_job(
     priority: int = 0,
 ) -> None:
     """A job that waits, and its first event."""
-    queued = transition(JobState(), Accepted())
-    connection.execute(
-        insert(jobs).values(
-            id=job_id,
-            tenant_id=tenant_id,
-            memory_id=memory_id,
-            state=queued.state.value,
-            progress=queued.progress,
-            epoch=queued.epoch,
-            attempts=queued.attempts,
-            cancel_requested=queued.cancel_requested,
-            priority=priority,
-            cost_estimate_seconds=cost_estimate_seconds,
-            charged_seconds=0.0,
-            created_at=now(),
-        )
-    )
-    write_event(connection, job_id, "state", message, data={"state": queued.state.value, "progress": 0.0})
+    fields = {"id": job_id, "tenant_id": tenant_id, "memory_id": memory_id, "priority": priority}
+    _insert_jobs(connection, [fields | {"cost_estimate_seconds": cost_estimate_seconds}], message)
 
 
 def note_idempotency(
     connection: Connection, tenant_id: str, key: str, body_sha256: str | None, memory_id: str, job_id: str
 ) -> None:
-    connection.execute(
-        insert(idempotency_keys).values(
-            tenant_id=tenant_id,
-            key=key,
-            body_sha256=body_sha256,
-            memory_id=memory_id,
-            job_id=job_id,
-            created_at=now(),
-        )
-    )
+    fields = {"tenant_id": tenant_id, "key": key, "body_sha256": body_sha256, "memory_id": memory_id, "job_id": job_id}
+    connection.execute(_WITH_CREATION[idempotency_keys], [fields])
+
+
+def _known_keys(connection: Connection, tenant_id: str, keys: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Digest of the body and id of the job that came of it, by the key."""
+    if not keys:
+        return {}
+    of_them = idempotency_keys.c.tenant_id == tenant_id, idempotency_keys.c.key.in_(sorted(set(keys)))
+    rows = connection.execute(select(idempotency_keys).where(*of_them))
+    return {row.key: (row.body_sha256, row.job_id) for row in rows}
+
+
+def _pairs(connection: Connection, job_ids: Collection[str]) -> dict[str, tuple[Memory, Job]]:
+    """Jobs of earlier requests with their memories, by the job's id."""
+    if not job_ids:
+        return {}
+    found = connection.execute(select(jobs).where(jobs.c.id.in_(sorted(job_ids)))).all()
+    theirs = connection.execute(select(memories).where(memories.c.id.in_(sorted({row.memory_id for row in found}))))
+    by_id = {row.id: memory_of(row) for row in theirs}
+    return {row.id: (by_id[row.memory_id], job_of(row)) for row in found}
+
+
+def _insert(
+    connection: Connection, tenant_id: str, taken: Sequence[tuple[Offer, str]], *, serves_now: bool
+) -> dict[str, tuple[Memory, Job]]:
+    """Memories, jobs, events and idempotency keys of what is taken; the pairs by the job's id."""
+    if not taken:
+        return {}
+    new_memories = [
+        {name: getattr(offer.new, name) for name in _COPIED} | {"tenant_id": tenant_id, "status": "pending"}
+        for offer, _ in taken
+    ]
+    new_jobs = [
+        {
+            "id": job_id,
+            "tenant_id": tenant_id,
+            "memory_id": offer.new.id,
+            "priority": offer.new.priority,
+            "cost_estimate_seconds": offer.new.cost_estimate_seconds,
+        }
+        for offer, job_id in taken
+    ]
+    rows = connection.execute(_WITH_CREATION[memories].values(updated_at=now()).returning(*memories.c), new_memories)
+    by_id = {row.id: memory_of(row) for row in rows}
+    job_rows = _insert_jobs(connection, new_jobs, "The memory is accepted; its job waits.")
+    keys = [
+        {
+            "tenant_id": tenant_id,
+            "key": offer.idempotency_key,
+            "body_sha256": offer.body_sha256,
+            "memory_id": offer.new.id,
+            "job_id": job_id,
+        }
+        for offer, job_id in taken
+        if offer.idempotency_key is not None
+    ]
+    if keys:
+        connection.execute(_WITH_CREATION[idempotency_keys], keys)
+    if serves_now:
+        # The memory serves from now on, if only from its text.
+        for memory_id in by_id:
+            bump_bank(connection, tenant_id, memory_id)
+    return {job.id: (by_id[job.memory_id], job) for job in job_rows}
+
+
+def _insert_jobs(connection: Connection, new_jobs: Sequence[Mapping[str, Any]], message: str) -> list[Job]:
+    queued = transition(JobState(), Accepted())
+    state = {
+        "state": queued.state.value,
+        "progress": queued.progress,
+        "epoch": queued.epoch,
+        "attempts": queued.attempts,
+        "cancel_requested": queued.cancel_requested,
+        "charged_seconds": 0.0,
+    }
+    rows = connection.execute(_WITH_CREATION[jobs].returning(*jobs.c), [{**new, **state} for new in new_jobs]).all()
+    data = {"state": queued.state.value, "progress": 0.0}
+    write_events(connection, [NewEvent(row.id, "state", message, data=data) for row in rows])
+    return [job_of(row) for row in rows]
 
 
 def _lock_open_jobs(connection: Connection, memory_id: str) -> list[Row[Any]]:

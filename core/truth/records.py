@@ -109,6 +109,15 @@ class NewMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """A memory to admit, and the key that makes a repeated offer safe; with a key comes its body's digest."""
+
+    new: NewMemory
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewRevision:
     """A new version of a memory to admit; its context object is already stored under `context_key`.
 

@@ -21,7 +21,7 @@ from alembic import command, op
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, TextClause, func, select, text
 from sqlalchemy.exc import OperationalError
 
 from core.errors import SetupError, Unavailable
@@ -114,14 +114,16 @@ def upgrade(
             time.sleep(_PAUSE_SECONDS)
 
 
-def add_index(name: str, table: str, columns: Sequence[str]) -> None:
+def add_index(name: str, table: str, columns: Sequence[str | TextClause], which: str | None = None) -> None:
     """For migrations, of a table that may be large: on PostgreSQL readers and writers go on while it is built.
 
-    It is outside of the migration's transaction; one that broke off half built is built anew.
+    `which` is the condition of the rows that it holds. It is outside of the migration's transaction, so it comes last;
+    one that broke off half built is built anew.
     """
     connection = op.get_bind()
+    where = None if which is None else text(which)
     if connection.dialect.name != "postgresql":
-        op.create_index(name, table, list(columns), if_not_exists=True)
+        op.create_index(name, table, list(columns), if_not_exists=True, sqlite_where=where)
         return
     with op.get_context().autocommit_block():
         broken = text("SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(:name) AND NOT indisvalid")
@@ -129,7 +131,9 @@ def add_index(name: str, table: str, columns: Sequence[str]) -> None:
         connection.execute(text("SET lock_timeout = 0"))
         if connection.execute(broken, {"name": name}).first() is not None:
             op.drop_index(name, table, postgresql_concurrently=True)
-        op.create_index(name, table, list(columns), postgresql_concurrently=True, if_not_exists=True)
+        op.create_index(
+            name, table, list(columns), postgresql_concurrently=True, if_not_exists=True, postgresql_where=where
+        )
 
 
 def _config(connection: Connection | None = None) -> Config:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -38,6 +39,8 @@ metadata = MetaData(
 
 Document = JSON().with_variant(JSONB(), "postgresql")
 Identifier = String(64)
+_WAITING = "state = 'queued' AND dispatched_at IS NULL"
+_DISPATCHED = "state = 'queued' AND dispatched_at IS NOT NULL"
 Counter = BigInteger().with_variant(Integer(), "sqlite")
 
 tenants = Table(
@@ -143,6 +146,14 @@ jobs = Table(
     Index(None, "tenant_id", "created_at", "id"),
     Index(None, "state", "tenant_id", "priority", "created_at"),
 )
+
+# What dispatch asks for again and again; each holds only the jobs that it is about, however many there are.
+for _name, _columns, _which in (
+    ("waiting", (jobs.c.tenant_id, jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id), _WAITING),
+    ("dispatched", (jobs.c.dispatched_at, jobs.c.created_at, jobs.c.id), _DISPATCHED),
+    ("running", (jobs.c.lease_until,), "state = 'running'"),
+):
+    Index(f"ix_jobs_{_name}", *_columns, postgresql_where=text(_which), sqlite_where=text(_which))
 
 tenant_keys = Table(
     "tenant_keys",

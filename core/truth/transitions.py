@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
@@ -11,6 +13,9 @@ from core.jobs.states import ENDED, CancelRequested, Event, JobState, Phase, Rea
 from core.truth.clock import now
 from core.truth.records import Job, Memory
 from core.truth.tables import fair_shares, job_events, jobs, memories, tenants
+
+# What it returns makes many rows one statement.
+_NEW_EVENTS = insert(job_events).values(at=now()).returning(job_events.c.id)
 
 
 def job_of(row: Row[Any]) -> Job:
@@ -98,9 +103,8 @@ def apply(
     changed = connection.execute(statement).one_or_none()
     if changed is None:
         return None
-    write_event(
-        connection, row.id, _event_type(before, after), message, level=level, data=_event_data(after) | (data or {})
-    )
+    told = _event_data(after) | (data or {})
+    write_event(connection, NewEvent(row.id, _event_type(before, after), message, level, told))
     if leaves or after.state in ENDED:
         _settle(connection, row)
     if after.state in ENDED and after.state is not State.SUCCEEDED:
@@ -108,19 +112,30 @@ def apply(
     return changed
 
 
-def write_event(
-    connection: Connection,
-    job_id: str,
-    type_: str,
-    message: str,
-    *,
-    level: str = "info",
-    data: dict[str, Any] | None = None,
-) -> None:
-    """Only for a job whose row this transaction has locked, by inserting or updating it."""
-    connection.execute(
-        insert(job_events).values(job_id=job_id, at=now(), level=level, type=type_, message=message, data=data or {})
-    )
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """What happened to a job."""
+
+    job_id: str
+    type: str
+    message: str
+    level: str = "info"
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_event(connection: Connection, event: NewEvent) -> None:
+    """As `write_events`, of one."""
+    write_events(connection, [event])
+
+
+def write_events(connection: Connection, events: Sequence[NewEvent]) -> None:
+    """Only for jobs whose rows this transaction has locked, by inserting or updating them; in one statement."""
+    rows = [
+        {"job_id": event.job_id, "level": event.level, "type": event.type, "message": event.message, "data": event.data}
+        for event in events
+    ]
+    if rows:
+        connection.execute(_NEW_EVENTS, rows)
 
 
 def cancel(connection: Connection, row: Row[Any], reason: Reason) -> Row[Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from core.errors import LatentBankError
+from core.errors import InvalidRequest, LatentBankError, TooMany
 from core.logs import bind
 from core.truth.audit import Actor
 from core.truth.jobs import newest_jobs
@@ -17,13 +17,23 @@ from core.truth.memories import delete_memory, get_memory, list_memories
 from core.truth.records import Tenant
 from gateway.auth import AdminTenant, IngestTenant, ReadTenant, actor_of
 from gateway.bodies import read_json
+from gateway.bulk import BulkIntake, Outcome
 from gateway.intake import Admission, check_context, take_in
 from gateway.openapi import errors, takes
 from gateway.revising import revise_memory
 from gateway.routes.parameters import AfterMemory, Limit, known_id
-from gateway.schemas import MemoryDeleted, MemoryObject, MemoryUpdate, NewMemory, Page
+from gateway.schemas import (
+    IDEMPOTENCY_KEY,
+    MemoryBatch,
+    MemoryDeleted,
+    MemoryObject,
+    MemoryUpdate,
+    NewMemories,
+    NewMemory,
+    Page,
+)
 from gateway.services import Parts, Services
-from gateway.views import memory_deleted, memory_object, page
+from gateway.views import memory_batch, memory_deleted, memory_object, page
 
 REPLAYED_HEADER = "Idempotency-Replayed"
 
@@ -32,7 +42,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        pattern=r"^[\x21-\x7e]{1,255}$",
+        pattern=IDEMPOTENCY_KEY,
         description="Makes a retry safe: the same key with the same body gives the first answer again, with another "
         "body a 409. 1 to 255 visible ASCII characters.",
     ),
@@ -56,6 +66,33 @@ async def remember(
         # One thread from the checks to the commit: a client that leaves can't leave half of it behind.
         admission = await run_in_threadpool(_take_in, parts, tenant, actor_of(request), offer, idempotency_key)
     return _answer(parts, admission, response)
+
+
+@router.post(
+    "/v1/memories/batch",
+    response_model=MemoryBatch,
+    responses=errors(400, 401, 403, 413, 503),
+    openapi_extra=takes(NewMemories),
+)
+async def remember_many(request: Request, response: Response, parts: Parts, tenant: IngestTenant) -> MemoryBatch:
+    """Takes many contexts in, each with an outcome of its own, in the order in which they were sent.
+
+    The answer is a 200 also where some, or all, were refused; `Retry-After` says when those may be sent again that only
+    have to wait. Sent again with the same idempotency keys, it makes nothing twice.
+    """
+    limits = parts.settings.limits
+    with _counted(parts):
+        offered, _ = await read_json(request, NewMemories, limits.batch_bytes)
+        if len(offered.memories) > limits.batch_memories:
+            raise InvalidRequest(f"Send at most {limits.batch_memories} memories at once.", param="memories")
+        outcomes = await run_in_threadpool(_take_in_many, parts, tenant, actor_of(request), offered.memories)
+    answer = memory_batch(outcomes)
+    for one in answer.data:
+        parts.metrics.admitted.labels(outcome=one.status if one.error is None else one.error.code).inc()
+    waits = [problem.retry_after_seconds for problem in outcomes if isinstance(problem, TooMany)]
+    if waits:
+        response.headers["Retry-After"] = str(max(waits))
+    return answer
 
 
 @router.put(
@@ -154,6 +191,13 @@ def _take_in(parts: Services, tenant: Tenant, actor: Actor, offer: NewMemory, id
             recipe=parts.settings.recipe,
             by=actor,
         )
+
+
+def _take_in_many(parts: Services, tenant: Tenant, actor: Actor, items: Sequence[Any]) -> list[Outcome]:
+    settings = parts.settings
+    intake = BulkIntake(parts.database, parts.store, parts.base.base, settings.limits, settings.recipe, actor)
+    with bind(tenant_id=tenant.id):
+        return intake.take_in(tenant.id, items)
 
 
 def _revise(

@@ -19,6 +19,7 @@ from tests.integration.gateway.operations import Operation, operations
 PUBLIC = {"GET /health", "GET /ready", "GET /metrics"}
 SCOPE_OF = {
     "POST /v1/memories": "ingest",
+    "POST /v1/memories/batch": "ingest",
     "PUT /v1/memories/{memory_id}": "ingest",
     "GET /v1/memories": "read",
     "GET /v1/memories/{memory_id}": "read",
