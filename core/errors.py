@@ -37,6 +37,7 @@ The docstring of a class is the message a user reads unless a better one is give
     ├── LeaseLost               409
     ├── TrainerLost             503
     └── SetupError              500  the machine or the settings lack something
+        └── Misconfigured       500
 """
 
 from __future__ import annotations
@@ -281,6 +282,12 @@ class SetupError(LatentBankError):
     """The machine or the settings lack something; run 'latentbank doctor'."""
 
     code = "setup_error"
+
+
+class Misconfigured(SetupError):
+    """A setting can't be what it is; run 'latentbank doctor'."""
+
+    code = "misconfigured"
 
 
 def message_of(code: str, tree: type[LatentBankError] = LatentBankError) -> str | None:

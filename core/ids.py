@@ -7,7 +7,7 @@ import re
 import secrets
 from typing import Literal
 
-Kind = Literal["tenant", "key", "dek", "mem", "job", "worker", "req", "run", "del"]
+Kind = Literal["tenant", "key", "dek", "mem", "job", "worker", "req", "run", "del", "truth"]
 
 _PATTERN = re.compile(r"[a-z]+_[a-z2-7]{26}")
 

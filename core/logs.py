@@ -21,18 +21,8 @@ from core.settings import Settings
 
 _SECRET_NAMES = frozenset(
     {
-        "api_key",
-        "authorization",
-        "text",
-        "messages",
-        "context",
-        "admin_key",
-        "admin_key_also",
-        "internal_token",
-        "password",
-        "access_key",
-        "master_key",
-        "old_master_keys",
+        *("api_key", "admin_key", "admin_key_also", "authorization", "internal_token", "password"),
+        *("access_key", "master_key", "old_master_keys", "text", "messages", "context"),
     }
 )
 # These repeat requests, headers, messages or rows at INFO and DEBUG; what matters of them is logged by their callers.

@@ -110,6 +110,16 @@ class OrchestratorMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.poisoned = Gauge(
+            "latentbank_jobs_poisoned",
+            "Jobs of the last day that failed because every attempt at them was lost.",
+            registry=registry,
+        )
+        self.store_up = Gauge(
+            "latentbank_object_store_up",
+            "1 where the object store answered when last asked, else 0.",
+            registry=registry,
+        )
         self.pending_device_seconds = Gauge(
             "latentbank_pending_device_seconds",
             "Estimated device-seconds of all unfinished jobs; the signal that KEDA scales by.",

@@ -22,8 +22,8 @@ class StorageSettings(BaseModel):
     secret_key: SecretStr | None = None
     path_style: bool = True
     checksums: str = Field("when_required", pattern="^(when_required|when_supported)$")
-    max_attempts: int = 5
-    timeout_seconds: float = 30.0
+    max_attempts: int = Field(5, ge=1)
+    timeout_seconds: float = Field(30.0, gt=0)
 
 
 class LimitSettings(BaseModel):
@@ -85,19 +85,19 @@ class LimitSettings(BaseModel):
 class JobSettings(BaseModel):
     """Leases, attempts and pace of the orchestrator and the distillation workers."""
 
-    lease_seconds: float = 30.0
-    heartbeat_seconds: float = 10.0
-    max_attempts: int = 3
-    in_flight_per_tenant: int = 32
+    lease_seconds: float = Field(30.0, gt=0)
+    heartbeat_seconds: float = Field(10.0, gt=0)
+    max_attempts: int = Field(3, ge=1)
+    in_flight_per_tenant: int = Field(32, ge=1)
     """A few packs; below the size of one, a lonely tenant's packs stay small."""
-    dispatch_buffer: int = 1
+    dispatch_buffer: int = Field(1, ge=0)
     """Doorbells rung beyond one for each idle worker, so that a worker never waits for the dispatcher."""
-    dispatch_interval_seconds: float = 1.0
-    reap_interval_seconds: float = 5.0
+    dispatch_interval_seconds: float = Field(1.0, gt=0)
+    reap_interval_seconds: float = Field(5.0, gt=0)
     doorbell_timeout_seconds: float = 60.0
     """A doorbell that nobody answered by then is rung again."""
-    garbage_interval_seconds: float = 60.0
-    garbage_margin_seconds: float = 3600.0
+    garbage_interval_seconds: float = Field(60.0, gt=0)
+    garbage_margin_seconds: float = Field(3600.0, ge=0)
 
 
 class DistillationSettings(BaseModel):
@@ -105,7 +105,7 @@ class DistillationSettings(BaseModel):
 
     host: str = "127.0.0.1"
     """Where the metrics' port listens."""
-    ranks: int = 1
+    ranks: int = Field(1, ge=1)
     pack: int = Field(8, ge=1)
     """Most jobs distilled together in one run of the warm group."""
     pack_context_bytes: int = 8 * 4096
@@ -119,7 +119,7 @@ class DistillationSettings(BaseModel):
     cancel_grace_seconds: float = 5.0
     threads: int = 0
     """Torch threads per rank; 0: the machine's cores divided by the ranks."""
-    metrics_port: int = 9103
+    metrics_port: int = Field(9103, ge=0, le=65535)
 
 
 class RecipeSettings(BaseModel):
@@ -171,7 +171,7 @@ class ServingSettings(BaseModel):
     """The inference worker: slots, gate, caches."""
 
     host: str = "127.0.0.1"
-    port: int = 8081
+    port: int = Field(8081, ge=0, le=65535)
     advertise_url: str | None = Field(None, pattern="^https?://")
     tls_cert: Path | None = None
     """With `tls_key`, this worker speaks TLS; its URL is then https."""
@@ -181,7 +181,7 @@ class ServingSettings(BaseModel):
     slots_bytes: int | None = Field(None, ge=0)
     """Instead of their number, what all slots may take."""
     admin_host: str = "127.0.0.1"
-    admin_port: int | None = None
+    admin_port: int | None = Field(None, ge=0, le=65535)
     """Where the operator loads and unloads memories with the admin key; empty: nowhere."""
     max_rank: int = 16
     top_k: int = 3
@@ -213,11 +213,21 @@ class ServingSettings(BaseModel):
     max_waiting_seconds: float = Field(60.0, gt=0)
     """How long one may wait to begin; it is then told that the worker is busy."""
     threads: int = 0
+    drain_seconds: float = Field(3.0, ge=0)
+    """How long a worker that is told to stop goes on taking questions after it has withdrawn from the truth, until
+    every gateway has noticed: longer than their `worker_list_seconds`."""
+    grace_seconds: float = Field(60.0, ge=0)
+    """How long answers under way may go on after that."""
 
 
 class GatewaySettings(BaseModel):
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: int = Field(8080, ge=0, le=65535)
+    drain_seconds: float = Field(0.0, ge=0)
+    """How long a gateway that is told to stop goes on taking requests while `/ready` says 503, until every balancer has
+    noticed: some of its checks; 0 where there is none."""
+    grace_seconds: float = Field(60.0, ge=0)
+    """How long answers under way may go on after that."""
     event_poll_seconds: float = 0.5
     residency_poll_seconds: float = Field(5.0, gt=0)
     """How often each inference worker is asked what it holds; longer where there are very many."""
@@ -231,7 +241,7 @@ class GatewaySettings(BaseModel):
 
 class OrchestratorSettings(BaseModel):
     host: str = "127.0.0.1"
-    metrics_port: int = 9102
+    metrics_port: int = Field(9102, ge=0, le=65535)
 
 
 class Settings(BaseSettings):
@@ -266,7 +276,9 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     log_json: bool | None = None
     log_level: str = "INFO"
-    worker_ttl_seconds: float = 15.0
+    worker_ttl_seconds: float = Field(15.0, gt=0)
+    migrate_at_start: bool = True
+    """Whether a process that starts brings the tables to its version; else `latentbank migrate upgrade` has to."""
 
     storage: StorageSettings = StorageSettings()
     limits: LimitSettings = LimitSettings()

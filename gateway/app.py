@@ -33,5 +33,10 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(audit.of_tenants)
     install_errors(app)
     install_openapi(app, services.settings.limits)
-    app.add_middleware(RequestScope, metrics=services.metrics, most_requests=services.settings.limits.requests)
+    app.add_middleware(
+        RequestScope,
+        metrics=services.metrics,
+        most_requests=services.settings.limits.requests,
+        stopping=services.stopping,
+    )
     return app

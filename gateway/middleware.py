@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from threading import Event
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -28,10 +29,11 @@ _log = get_logger(__name__)
 class RequestScope:
     """Pure ASGI, so that streams pass through untouched and contextvars reach the routes."""
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, most_requests: int) -> None:
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, most_requests: int, stopping: Event) -> None:
         self._app = app
         self._metrics = metrics
         self._most = most_requests
+        self._stopping = stopping
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +49,11 @@ class RequestScope:
             nonlocal status, began
             if message["type"] == "http.response.start":
                 status, began = message["status"], True
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if self._stopping.is_set():
+                    # A client that kept its connection would otherwise write its next request into a closed one.
+                    headers["Connection"] = "close"
             await send(message)
 
         started = time.perf_counter()

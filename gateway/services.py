@@ -17,6 +17,7 @@ from core.metrics import GatewayMetrics
 from core.settings import Settings
 from core.storage.object_store import ObjectStore
 from core.truth.database import Database
+from core.truth.schema import ready_for_work
 from gateway.announced import Announced
 from gateway.base_model import BasePreparation
 from gateway.fleet import Fleet
@@ -48,9 +49,9 @@ class Services:
 
 
 def open_services(settings: Settings) -> Services:
-    """Opens everything; reaches the database (migrations), and starts preparing the base model in a thread."""
+    """Opens everything; reaches the database (its tables), and starts preparing the base model in a thread."""
     database = Database(settings.resolved_database_url)
-    database.migrate()
+    ready_for_work(database, migrate=settings.migrate_at_start)
     store = open_sealed_store(settings, database)
     base = BasePreparation(lambda: ensure_prepared(settings.base_model, settings.base_dir))
     base.start()

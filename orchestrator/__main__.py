@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from threading import Event
 
 from prometheus_client import CollectorRegistry
 
 from core.encryption.master_keys import open_master_keys
-from core.errors import LatentBankError
-from core.logs import configure_logs, get_logger
+from core.logs import get_logger
 from core.metrics import OrchestratorMetrics, serve_metrics
 from core.settings import Settings
+from core.starting import run_process
 from core.storage.opening import open_store
 from core.truth.database import Database
+from core.truth.schema import ready_for_work
 from orchestrator.celery_app import CeleryDoorbells, create_app
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.forgetting import Forgetting
@@ -23,10 +25,11 @@ from orchestrator.periodic import Periodic
 from orchestrator.reaper import Reaper
 from orchestrator.recounting import Recounting
 from orchestrator.rewrapping import Rewrapping
-from orchestrator.telemetry import Telemetry
+from orchestrator.telemetry import StoreProbe, Telemetry
 
 _RECOUNT_SECONDS = 60.0
 _TELEMETRY_SECONDS = 2.0
+_STORE_SECONDS = 15.0
 _GOODBYE_SECONDS = 10.0
 
 
@@ -36,7 +39,7 @@ def run(settings: Settings, stop: Event) -> int:
     registry = CollectorRegistry()
     metrics = OrchestratorMetrics(registry)
     database = Database(settings.resolved_database_url)
-    database.migrate()
+    ready_for_work(database, migrate=settings.migrate_at_start)
     doorbells = CeleryDoorbells(create_app(settings))
     store = open_store(settings)
     garbage = GarbageCollector(database, store, settings.jobs, metrics)
@@ -52,6 +55,7 @@ def run(settings: Settings, stop: Event) -> int:
         Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
         Periodic("recount", _RECOUNT_SECONDS, Recounting(database).run_once, stop),
         Periodic("rewrap", pace.garbage_interval_seconds, rewrapping.run_once, stop),
+        Periodic("store", _STORE_SECONDS, StoreProbe(open_store(settings), metrics).run_once, stop),
         Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),
     ]
     server = serve_metrics(settings.orchestrator.metrics_port, settings.orchestrator.host, registry)
@@ -59,7 +63,8 @@ def run(settings: Settings, stop: Event) -> int:
         duty.start()
     log.info("orchestrator is up", metrics_port=server.port)
     stop.wait()
-    done = all([duty.join(_GOODBYE_SECONDS) for duty in duties])
+    give_up = time.monotonic() + _GOODBYE_SECONDS
+    done = all([duty.join(max(0.0, give_up - time.monotonic())) for duty in duties])
     server.close()
     doorbells.close()
     database.dispose()
@@ -68,16 +73,10 @@ def run(settings: Settings, stop: Event) -> int:
 
 
 def main() -> int:
-    settings = Settings()
-    configure_logs("orchestrator", settings)
     stop = Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.set())
-    try:
-        return run(settings, stop)
-    except LatentBankError as problem:
-        get_logger("orchestrator").error("the orchestrator can't start", code=problem.code, reason=problem.message)
-        return 1
+    return run_process("orchestrator", lambda settings: run(settings, stop))
 
 
 if __name__ == "__main__":

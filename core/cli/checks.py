@@ -11,22 +11,21 @@ import platform
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
 
 from core.base_model.description import directory_of, read_description
 from core.base_model.reference import locate
+from core.cli import setting_checks
 from core.cli.client import gateway_url, key_files
+from core.cli.findings import Finding
 from core.cli.keys import API_KEY
 from core.cli.stack_file import read_stack_file
 from core.errors import LatentBankError, SetupError
 from core.redaction import Redaction
 from core.settings import Settings
-
-State = Literal["ok", "warning", "missing"]
 
 TORCH = "2.13.0"
 _DISTRIBUTIONS = (
@@ -58,16 +57,6 @@ _CONNECT_SECONDS = 3.0
 _BROKER_PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One look at one thing; `mend` says what to do and is empty where nothing is to be done."""
-
-    subject: str
-    state: State
-    detail: str
-    mend: str = ""
-
-
 def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order in which one would mend them."""
     checks: tuple[Callable[[Settings], Finding], ...] = (
@@ -75,12 +64,16 @@ def examine(settings: Settings) -> list[Finding]:
         _packages,
         _torch,
         _machine,
+        setting_checks.names,
+        setting_checks.values,
         _data_dir,
         _base_files,
         _base_copy,
         _encoder,
         _parser,
         _database,
+        setting_checks.tables,
+        setting_checks.clock,
         _broker,
         _objects,
         _stack,

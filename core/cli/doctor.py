@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from core.cli.checks import Finding, examine
+from core.cli.checks import examine
+from core.cli.findings import Finding
 from core.cli.output import console, print_json
 from core.cli.up import prepare_base
 from core.settings import Settings

@@ -7,8 +7,24 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from core.cli import api_keys, ask, audit, demo, doctor, evaluate, export, jobs, memories, remember, tenants, up
+from core.cli import (
+    api_keys,
+    ask,
+    audit,
+    backup,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    jobs,
+    memories,
+    migrate,
+    remember,
+    tenants,
+    up,
+)
 from core.cli.output import console
+from core.configuration import sentences
 from core.errors import LatentBankError
 
 app = typer.Typer(
@@ -31,6 +47,10 @@ app.add_typer(api_keys.app, name="keys")
 app.command()(audit.audit)
 app.add_typer(tenants.app, name="tenants")
 app.command()(doctor.doctor)
+app.add_typer(migrate.app, name="migrate")
+app.command()(backup.backup)
+app.command()(backup.restore)
+app.command()(backup.verify)
 app.command("eval")(evaluate.evaluate)
 
 
@@ -42,7 +62,7 @@ def main() -> None:
         console(stderr=True).print(f"latentbank: {problem.message}", markup=False)
         sys.exit(1)
     except ValidationError as wrong:
-        console(stderr=True).print(f"latentbank: the settings are wrong: {wrong}", markup=False)
+        console(stderr=True).print(f"latentbank: {' '.join(sentences(wrong))}", markup=False)
         sys.exit(1)
 
 

@@ -73,6 +73,8 @@ def plan_stack(settings: Settings, data_dir: Path, overrides: Mapping[str, str] 
         "LATENTBANK_SERVING__PORT": str(inference.port),
         "LATENTBANK_ORCHESTRATOR__METRICS_PORT": str(orchestrator.port),
         "LATENTBANK_DISTILLATION__METRICS_PORT": str(distillation.port),
+        # One gateway of this machine: it learns of a worker that ends by its closed port, and nobody balances.
+        "LATENTBANK_SERVING__DRAIN_SECONDS": "0",
         # Whatever directory we are in, its modules are not ours: it may well have a folder called `core`.
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

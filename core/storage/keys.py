@@ -1,5 +1,6 @@
 """Where each object lives. Keys are made of ids that LatentBank gave out, never of what a tenant wrote.
 
+truth.json, which names the truth that the store belongs to (`ownership.py`)
 tenants/<tenant>/memories/<memory>/context.json
 tenants/<tenant>/memories/<memory>/contexts/<job>.json, of later versions
 tenants/<tenant>/memories/<memory>/adapters/<version>/<epoch>-<token>/manifest.json and the adapter's files

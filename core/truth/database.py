@@ -14,13 +14,12 @@ from time import monotonic, sleep
 from typing import Any
 from zlib import crc32
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.truth.clock import now
+from core.truth.schema import upgrade
 
 _BUSY_MILLISECONDS = 30_000
 
@@ -64,14 +63,13 @@ class Database:
         """The database's clock, UTC."""
         return connection.execute(select(now())).scalar_one()
 
+    def connect(self) -> Connection:
+        """A connection without a transaction, for what can't be in one."""
+        return self._engine.connect()
+
     def migrate(self) -> None:
         """Brings the tables to the newest version; safe where several processes do it at once."""
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self.begin() as connection:
-            exclusive(connection, "migrate")
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        upgrade(self)
 
     def flush_log(self) -> bool:
         """Brings what was overwritten out of SQLite's log, so that no earlier text is left in a file; whether it did.

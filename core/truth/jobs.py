@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select
 from core.errors import NotFound
 from core.jobs.states import ENDED, Reason, State
 from core.truth.audit import UNNAMED, Actor, record
+from core.truth.clock import from_now
 from core.truth.dispatch import (
     Departure,
     InFlight,
@@ -54,6 +55,7 @@ __all__ = [
     "claim_mates",
     "claim_next",
     "count_by_state",
+    "count_poisoned",
     "depart",
     "dispatchable",
     "finish",
@@ -147,6 +149,14 @@ def count_by_state(connection: Connection) -> dict[str, int]:
     """All states, also those that no job is in."""
     rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
     return {state.value: 0 for state in State} | {state: count for state, count in rows}
+
+
+def count_poisoned(connection: Connection, seconds: float) -> int:
+    """Jobs that failed as poison in the last `seconds`."""
+    ended = (
+        (jobs.c.state == State.FAILED) & (jobs.c.reason == Reason.POISON) & (jobs.c.finished_at > from_now(-seconds))
+    )
+    return int(connection.execute(select(func.count()).select_from(jobs).where(ended)).scalar_one())
 
 
 def pending_device_seconds(connection: Connection) -> float:

@@ -238,6 +238,13 @@ idempotency_keys = Table(
     Column("created_at", Instant, nullable=False),
 )
 
+identity = Table(
+    "identity",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("created_at", Instant, nullable=False),
+)
+
 workers = Table(
     "workers",
     metadata,

@@ -32,13 +32,18 @@ async def health() -> Health:
     response_model=Readiness,
 )
 def ready(parts: Parts) -> Readiness | Response:
-    """Memories can be taken in and questions answered: database, object store, base model, an inference worker."""
+    """Memories can be taken in and questions answered: database, object store, base model, an inference worker.
+
+    Of a gateway that is told to stop it is 503 at once, while it goes on answering: balancers turn away from it.
+    """
     checks = {
         "database": _check("The database does not answer.", lambda: _ask_database(parts)),
         "object_store": _check("The object store does not answer.", parts.store.check),
         "base_model": _check("The base model is not prepared.", lambda: parts.base.base),
         "inference": _check("No inference worker is there.", lambda: _need_worker(parts)),
     }
+    if parts.stopping.is_set():
+        checks["staying"] = Check(ok=False, message="This gateway is about to stop.")
     missing = [str(check.message) for check in checks.values() if not check.ok]
     if not missing:
         return Readiness(status="ready", checks=checks)

@@ -71,7 +71,7 @@ def test_a_context_becomes_a_memory_that_serves_and_that_deletion_removes_everyw
     memory = tenant.get(f"/v1/memories/{sent['id']}").json()
     assert memory["status"] == "ready"
     assert memory["bytes"] > 0
-    keys = [found.key for found in cluster.store.list("")]
+    keys = [found.key for found in cluster.store.list("tenants")]
     assert any(key.endswith("adapter_model.safetensors") for key in keys)
     assert any(key.endswith("adapter_config.json") for key in keys)
 
@@ -97,7 +97,7 @@ def test_a_context_becomes_a_memory_that_serves_and_that_deletion_removes_everyw
     told = attested(tenant, f"/v1/deletions/{gone['deletion_id']}")
     assert told["tombstoned_at"] <= told["drained_at"] <= told["attested_at"]
     assert told["purged_at"] <= told["attested_at"]
-    assert not list(cluster.store.list(""))
+    assert not list(cluster.store.list("tenants"))
     assert _rows_with(cluster.database_url, *_PLANTED) == {}
     assert cluster.stack.files_with(*_PLANTED) == {}
     assert tenant.get(f"/v1/memories/{sent['id']}").json()["purged_at"] is not None

@@ -19,13 +19,14 @@ from celery.signals import worker_ready, worker_shutting_down
 from core.base_model.description import BaseDescription
 from core.base_model.prepare import ensure_prepared
 from core.encryption.sealed_store import open_sealed_store
-from core.errors import LatentBankError, StorageError
 from core.ids import new_id
 from core.jobs.doorbells import QUEUE
-from core.logs import bind, configure_logs, get_logger
+from core.logs import bind, get_logger
 from core.metrics import enable_multiprocess, multiprocess_registry, serve_metrics
 from core.settings import Settings
+from core.starting import run_process
 from core.truth.database import Database
+from core.truth.schema import ready_for_work
 from workers.distillation.announcing import Announcement
 from workers.distillation.celery_app import create_app
 from workers.distillation.launch import trainer_command, trainer_environment
@@ -36,21 +37,15 @@ _log = get_logger(__name__)
 
 
 def main() -> int:
-    settings = Settings()
-    configure_logs("distillation", settings)
-    try:
-        return supervise(settings)
-    except LatentBankError as problem:
-        _log.error("the distillation worker can't start", problem=problem.message)
-        return 1
+    return run_process("distillation", supervise)
 
 
 def supervise(settings: Settings, command: Command = trainer_command) -> int:
     """Runs until it is told to stop; returns the exit code. `command` starts the trainer's group."""
     worker_id = new_id("worker")
     database = Database(settings.resolved_database_url)
-    database.migrate()
-    _check_store(settings, database)
+    ready_for_work(database, migrate=settings.migrate_at_start)
+    open_sealed_store(settings, database)  # the master key, before the base is prepared and anything is claimed
     trainer_environment(settings.distillation, os.environ)
     base = ensure_prepared(settings.base_model, settings.base_dir)
     with bind(worker_id=worker_id), scratch_directory(settings.data_dir / "runs", worker_id) as scratch:
@@ -98,14 +93,6 @@ def _serve(
         announcement.end()
         metrics.close()
     return int(worker.exitcode or 0)
-
-
-def _check_store(settings: Settings, database: Database) -> None:
-    """Raises `SetupError` where store or master key can't work as set; a store that is only away may come back."""
-    try:
-        open_sealed_store(settings, database).check()
-    except StorageError as problem:
-        _log.warning("the object store does not answer yet", problem=problem.message)
 
 
 def _info(settings: Settings, base: BaseDescription) -> dict[str, Any]:

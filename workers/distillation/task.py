@@ -34,6 +34,9 @@ def perform(at: Distillation, job_id: str) -> Outcome:
     so long that a doorbell that rings meanwhile is still answered, and acknowledged, in good time.
     """
     if at.stopping():
+        # Celery has the doorbell acknowledged: the dispatcher rings another at once instead of after its timeout.
+        with at.database.begin() as connection:
+            jobs.unring(connection, [job_id])
         return Outcome.UNCLAIMED
     began = time.monotonic()
     seconds, limits = at.settings.jobs.lease_seconds, _limits(at)

@@ -70,7 +70,7 @@ class Life:
             living.cancel()
             with suppress(asyncio.CancelledError):
                 await living
-            await asyncio.to_thread(self._leave)
+            await asyncio.to_thread(self._end)
 
     async def _live(self) -> None:
         try:
@@ -150,9 +150,12 @@ class Life:
         with self._database.read() as connection:
             return self._database.now(connection)
 
-    def _leave(self) -> None:
-        if self._worker.engine is not None:
-            self._worker.engine.stop()
+    def leave(self) -> None:
+        """Withdraws the worker from the truth, for good: gateways send it nothing more once they have read that.
+
+        What it has begun, and what still comes, it answers.
+        """
+        self._worker.leaving = True
         try:
             with self._announcing:
                 self._left = True
@@ -160,6 +163,12 @@ class Life:
                     workers.withdraw(connection, self.id)
         except SQLAlchemyError as problem:
             log.warning("could not say goodbye; the announcement runs out", problem=repr(problem))
+
+    def _end(self) -> None:
+        if not self._left:
+            self.leave()
+        if self._worker.engine is not None:
+            self._worker.engine.stop()
 
     def _url(self) -> str:
         serving = self._settings.serving

@@ -14,34 +14,29 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from core.errors import LatentBankError, SetupError
+from core.errors import SetupError
 from core.http.connections import bounded
 from core.ids import new_id
 from core.internal import Checker, Secrets, secrets_of
-from core.logs import configure_logs, get_logger
 from core.metrics import InferenceMetrics
 from core.settings import Settings
+from core.starting import run_process
 from core.truth.database import Database
+from core.truth.schema import ready_for_work
 from workers.inference.api.admin import create_admin_app
 from workers.inference.api.listener import bind, listening
 from workers.inference.api.server import Worker, create_app
+from workers.inference.leaving import LeavingServer
 from workers.inference.life import Life
 
-GRACE_SECONDS = 20
 LEAST_TOKEN_BYTES = 16
 
 Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def main() -> int:
-    """Runs until SIGTERM or SIGINT; 1 where the worker could not come up."""
-    settings = Settings()
-    configure_logs("inference", settings)
-    try:
-        return serve(settings)
-    except LatentBankError as problem:
-        get_logger(__name__).error("the worker can't start", why=problem.message)
-        return 1
+    """Runs until SIGTERM or SIGINT; 1 where the worker could not come up, 2 where it was refused."""
+    return run_process("inference", serve)
 
 
 def serve(settings: Settings) -> int:
@@ -54,7 +49,7 @@ def serve(settings: Settings) -> int:
     connections = bounded(HttpToolsProtocol, settings.limits, lambda why: metrics.refused.labels(why).inc())
     admin = _admin(worker, settings)
     database = Database(settings.resolved_database_url)
-    database.migrate()
+    ready_for_work(database, migrate=settings.migrate_at_start)
     failed: list[bool] = []
 
     def fail() -> None:
@@ -71,11 +66,11 @@ def serve(settings: Settings) -> int:
         timeout_keep_alive=settings.limits.idle_seconds,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=round(settings.serving.grace_seconds),
         ssl_certfile=settings.serving.tls_cert,
         ssl_keyfile=settings.serving.tls_key,
     )
-    server = uvicorn.Server(config)
+    server = LeavingServer(config, life.leave, settings.serving.drain_seconds)
     # uvicorn raises the signal again after it has shut down in order; that shall not kill the process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

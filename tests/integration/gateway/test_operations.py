@@ -116,6 +116,40 @@ def test_the_process_serves_until_sigterm_without_torch(tmp_path: Path, free_por
     assert process.returncode == 0
 
 
+def test_a_process_that_is_to_stop_leaves_its_balancer_before_it_refuses_anybody(
+    tmp_path: Path, free_port: int
+) -> None:
+    write_tiny_base(directory_of(BASE, tmp_path / "bases"))
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "LATENTBANK_DATA_DIR": str(tmp_path),
+        "LATENTBANK_BASE_MODEL": BASE,
+        "LATENTBANK_GATEWAY__PORT": str(free_port),
+        "LATENTBANK_GATEWAY__DRAIN_SECONDS": "600",
+    }
+    command = [sys.executable, "-m", "gateway"]
+    with subprocess.Popen(
+        command, env=environment, cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            wait_until(lambda: _healthy(free_port), 60)
+            with httpx.Client(base_url=f"http://127.0.0.1:{free_port}", trust_env=False, timeout=20) as client:
+                assert "connection" not in client.get("/health").headers
+                assert "staying" not in client.get("/ready").json()["checks"]
+                process.send_signal(signal.SIGTERM)
+                wait_until(lambda: "staying" in client.get("/ready").json()["checks"], 20)
+                leaving = client.get("/ready")
+                assert leaving.status_code == 503
+                assert "about to stop" in leaving.json()["error"]["message"]
+                # Whoever still comes is answered, and told to come by another connection.
+                late = client.get("/health")
+                assert (late.status_code, late.headers["connection"]) == (200, "close")
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def free_port() -> int:
     import socket

@@ -111,10 +111,10 @@ def start_worker(directory: Path, base: BaseDescription, encoder: Encoder, **ext
         "LATENTBANK_SERVING__PORT": str(port),
         "LATENTBANK_SERVING__SLOTS": "4",
         "LATENTBANK_SERVING__NODE_CACHE_DIR": str(directory / "node-cache"),
-        "LATENTBANK_SERVING__DRAFT_TOKENS": "4",
         "LATENTBANK_SERVING__BLOCK_TOKENS": "8",
         "LATENTBANK_SERVING__MAX_NEW_TOKENS": "1500",
         "LATENTBANK_SERVING__THREADS": "1",
+        "LATENTBANK_SERVING__DRAIN_SECONDS": "0.2",
         **extra,
     }
     log = directory / "worker.log"

@@ -63,6 +63,29 @@ def test_a_worker_that_is_to_end_finishes_what_it_has_begun(
     running.database.dispose()
 
 
+def test_a_worker_that_is_to_end_is_withdrawn_first_and_answers_until_everybody_knows(
+    tmp_path: Path, tiny_base: BaseDescription, encoder: Encoder
+) -> None:
+    running = start_worker(tmp_path, tiny_base, encoder, LATENTBANK_SERVING__DRAIN_SECONDS="600")
+    running.await_ready()
+    until = time.monotonic() + 30
+    while _announced(running) is None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    running.process.send_signal(signal.SIGTERM)
+    while _announced(running) is not None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert httpx.get(f"{running.url}/ready", timeout=5).status_code == 503
+    question = {"model": tiny_base.name, "prompt": "Tell me", "max_tokens": 4}
+    with running.http(running.publisher.tenant()) as http:
+        assert http.post("/v1/completions", json=question).status_code == 200
+    assert _announced(running) is None, "it does not announce itself again"
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(timeout=30) == 0
+    running.database.dispose()
+
+
 def test_a_worker_renews_its_announcement(worker: RunningWorker, tiny_base: BaseDescription) -> None:
     first = _announced(worker)
     assert first is not None
@@ -128,7 +151,7 @@ def test_without_an_internal_token_a_worker_refuses_to_start(tmp_path: Path) -> 
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert b"LATENTBANK_INTERNAL_TOKEN" in done.stderr
 
 

@@ -141,6 +141,36 @@ def test_promtool_accepts_configuration_and_alerts() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)")
+def test_alerts_fire_when_they_should_and_not_before() -> None:
+    rules = str(INFRA / "prometheus" / "alerts_test.yml")
+    tested = subprocess.run(["promtool", "test", "rules", rules], text=True, capture_output=True, check=False)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_every_alert_that_must_not_be_missed_is_tested() -> None:
+    alerts = yaml.safe_load((INFRA / "prometheus" / "alerts.yml").read_text())
+    names = {rule["alert"] for group in alerts["groups"] for rule in group["rules"]}
+    tested = yaml.safe_load((INFRA / "prometheus" / "alerts_test.yml").read_text())
+    fired = {
+        each["alertname"] for test in tested["tests"] for each in test["alert_rule_test"] if each.get("exp_alerts")
+    }
+    assert {"JobsWaitLong", "JobsFail", "WorkersGone", "JobsArePoison", "ObjectStoreDown"} <= fired <= names
+
+
+def test_a_container_is_given_the_time_that_its_process_takes_to_leave(compose: dict[str, Any]) -> None:
+    settings = Settings(_env_file=None)
+    drain = float(compose["services"]["gateway"]["environment"]["LATENTBANK_GATEWAY__DRAIN_SECONDS"])
+    needed = {
+        "gateway": drain + settings.gateway.grace_seconds,
+        "inference": settings.serving.drain_seconds + settings.serving.grace_seconds,
+        "orchestrator": 10.0,
+        "distillation": 30.0,
+    }
+    for name, seconds in needed.items():
+        assert float(compose["services"][name]["stop_grace_period"].removesuffix("s")) > seconds, name
+
+
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
 def test_the_dockerfiles_copy_what_exists_and_is_not_ignored(name: str) -> None:
     text = (INFRA / name).read_text()

@@ -36,7 +36,10 @@ from workers.inference.tiers.pins import Pins
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """What the routes use. Service, engine and pins appear when the base is loaded; until then it is not ready."""
+    """What the routes use. Service, engine and pins appear when the base is loaded; until then it is not ready.
+
+    `leaving` is set when the process is told to stop: it still answers, but nobody new should come.
+    """
 
     registry: CollectorRegistry
     access: Checker
@@ -44,6 +47,7 @@ class Worker:
     engine: Engine | None = None
     pins: Pins | None = None
     limits: LimitSettings = field(default_factory=LimitSettings)
+    leaving: bool = False
 
     def ready(self) -> tuple[Service, Engine]:
         """Raises `Unavailable` while the base loads, or where the engine has ended."""
@@ -73,7 +77,9 @@ def _add_operations(app: FastAPI, worker: Worker) -> None:
 
     @app.get("/ready")
     async def ready() -> dict[str, str]:
-        """The base model is loaded and questions are answered."""
+        """The base model is loaded, questions are answered, and the worker is to stay."""
+        if worker.leaving:
+            raise Unavailable("This worker is about to stop.")
         service, _ = worker.ready()
         return {"status": "ready", "model": service.base.description.name, "digest": service.base.description.digest}
 

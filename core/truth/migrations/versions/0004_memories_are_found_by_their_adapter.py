@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from core.truth.schema import add_index
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -11,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.create_index("ix_memories_adapter_digest", "memories", ["adapter_digest"])
+    add_index("ix_memories_adapter_digest", "memories", ["adapter_digest"])
 
 
 def downgrade() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from core.truth.schema import add_index
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
@@ -24,8 +26,7 @@ _INDEXES: dict[str, tuple[list[Any], str]] = {
 
 def upgrade() -> None:
     for name, (columns, which) in _INDEXES.items():
-        where = sa.text(which)
-        op.create_index(f"ix_jobs_{name}", "jobs", columns, postgresql_where=where, sqlite_where=where)
+        add_index(f"ix_jobs_{name}", "jobs", columns, which)
 
 
 def downgrade() -> None:
