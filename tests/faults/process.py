@@ -1,6 +1,6 @@
 """`python -m tests.faults.process PART ORDERS PIDS`: a real process of the stack, that meets faults at named points.
 
-A distillation worker gets the fake trainer as its group, unless PIDS is "-".
+A distillation worker gets the fake trainer as its group, unless the environment asks for the real one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.faults.points import Orders, install
 
+TRAINER = "FAULTS_TRAINER"
 BROKER_OPTIONS = "FAULTS_VISIBILITY_TIMEOUT"
 """Seconds after which Redis hands an unacknowledged doorbell out again."""
 
@@ -23,7 +24,7 @@ def main(part: str, orders: str, pids: str) -> int:
     if BROKER_OPTIONS in os.environ:
         _shorten_visibility(float(os.environ[BROKER_OPTIONS]))
     install(part, Orders(Path(orders)))
-    if part == "distillation" and pids != "-":
+    if part == "distillation" and os.environ.get(TRAINER) != "real":
         return _distillation(Path(pids))
     module = {"inference": "workers.inference.process", "distillation": "workers.distillation.__main__"}
     run: Any = importlib.import_module(module.get(part, f"{part}.__main__")).main

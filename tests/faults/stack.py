@@ -30,6 +30,8 @@ from tests.fixtures.s3 import S3Server
 
 WAIT_SECONDS = 90.0
 LEASE_SECONDS = 3.0
+SILENCE = "?tcp_user_timeout=2000"
+"""How long a process waits for an answer of PostgreSQL, and PostgreSQL for a process in a transaction."""
 MAX_ATTEMPTS = 4
 ADMIN_KEY = "admin-key-of-the-test"
 PACE = {
@@ -191,7 +193,7 @@ class Stack:
     def _environment_of(self, name: str, part: Part) -> dict[str, str]:
         settings = {
             "DATA_DIR": str(self.directory / "data" / part) if part == "inference" else str(self.directory / "data"),
-            "DATABASE_URL": _through(self.servers.postgres, self.link("postgres", name).port),
+            "DATABASE_URL": _through(self.servers.postgres, self.link("postgres", name).port) + SILENCE,
             "BROKER_URL": _through(self.servers.broker, self.link("broker", name).port)
             if part in ("orchestrator", "distillation")
             else "",
