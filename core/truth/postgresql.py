@@ -1,9 +1,9 @@
 """Connections to PostgreSQL that neither wait for ever nor are waited for.
 
-A server, or the network before it, may take a question and never answer: the kernel then waits for a quarter of an hour,
-or without end. A process may be stopped, or its machine be gone, in the middle of a transaction: the server then keeps
-its locks just as long, and a lost job could not be taken back. Both are over after `tcp_user_timeout` of the URL, in
-milliseconds (libpq's own parameter); 20 seconds where the URL has none.
+A server, or the network before it, may take a question and never answer: the kernel then waits for a quarter of an
+hour, or without end. A process may be stopped, or its machine be gone, in the middle of a transaction: the server then
+keeps its locks just as long, and a lost job could not be taken back. Both are over after `tcp_user_timeout` of the URL,
+in milliseconds (libpq's own parameter); 20 seconds where the URL has none.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from workers.distillation.lease import Heartbeat, Lease
 from workers.distillation.pack import Pack
 from workers.distillation.worker import Distillation
 
+_REST_STEP_SECONDS = 0.2
+
 _log = get_logger(__name__)
 
 
@@ -41,9 +43,18 @@ def perform(at: Distillation, job_id: str) -> Outcome:
     for attempt in gathering.attempts:
         at.metrics.attempts.labels(attempt.outcome).inc()
     at.metrics.group_up.set(at.group.alive)
+    if any(attempt.outcome is Outcome.RELEASED for attempt in gathering.attempts):
+        _rest(at)
     outcome = gathering.attempts[0].outcome
     assert outcome is not None, "a pack ends every attempt"
     return outcome
+
+
+def _rest(at: Distillation, sleep: Callable[[float], None] = time.sleep) -> None:
+    """The store was away: what would be claimed at once would only be given back again."""
+    until = time.monotonic() + at.settings.jobs.heartbeat_seconds
+    while not at.stopping() and time.monotonic() < until:
+        sleep(_REST_STEP_SECONDS)
 
 
 def _heartbeat(at: Distillation) -> Heartbeat:
