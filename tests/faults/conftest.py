@@ -9,7 +9,7 @@ from core.adapters.validation import layers_of_base
 from core.base_model.description import BaseDescription
 from tests.faults.brokers import Broker, running_broker
 from tests.faults.client import Tenant, new_tenant
-from tests.faults.invariants import settle, violations
+from tests.faults.invariants import broken
 from tests.faults.stack import Servers, Stack, made
 from tests.fixtures.fake_trainer import note_layers
 from tests.fixtures.published import TARGETS
@@ -79,8 +79,7 @@ def tenants(stack: Stack) -> Iterator[list[Tenant]]:
     """The test's tenants; after the test every invariant must hold for them."""
     found: list[Tenant] = []
     yield found
-    settle(stack, found)
-    assert violations(stack, found) == [], stack.tails()
+    assert broken(stack, found) == [], stack.tails()
 
 
 @pytest.fixture

@@ -66,8 +66,8 @@ POINTS: dict[str, Point] = {
     "end: before commit": Point("distillation", "core.truth.jobs", "finish", "after"),
     "give up: before commit": Point("distillation", "core.truth.jobs", "give_up", "after"),
     "run: ended": Point("distillation", "workers.distillation.pack", "Pack.run", "after"),
-    "load: before fetch": Point("inference", "core.storage.node_cache", "NodeCache.fetch", "before"),
-    "load: fetched": Point("inference", "core.storage.node_cache", "NodeCache.fetch", "after"),
+    "load: before fetch": Point("inference", "core.storage.node_cache", "NodeCache._download", "before"),
+    "load: fetched": Point("inference", "core.storage.node_cache", "NodeCache._download", "after"),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from tests.faults.brokers import Broker, ring
 from tests.faults.client import Tenant, new_tenant
-from tests.faults.invariants import settle, violations
+from tests.faults.invariants import broken
 from tests.faults.points import POINTS, Action
 from tests.faults.processes import children, stopped
 from tests.faults.stack import LEASE_SECONDS, Stack
@@ -133,13 +133,13 @@ class Player:
             for wish in wishes:
                 wish.result()
             taken = {name: len(self.stack.orders.taken(name)) for name in POINTS}
-        settle(self.stack, tenants)
+        found = broken(self.stack, tenants)
         for step in schedule.steps:
             if step.kind == "order" and taken[step.what]:
                 self.injected[f"{step.detail} at {step.what}"] += 1
         for name, count in (self._counted() - before).items():
             self.injected[name] += count
-        return violations(self.stack, tenants)
+        return found
 
     def _break(self, step: Step, tenants: Sequence[Tenant], pool: ThreadPoolExecutor) -> None:
         stack = self.stack

@@ -136,7 +136,7 @@ class Stack:
         while not condition():
             assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}\n{self.tails()}"
             self.tend()
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def up(self) -> None:
         """Waits until every process answers."""

@@ -64,12 +64,13 @@ def test_the_collector_takes_nothing_from_a_publisher(stack: Stack, tenant: Tena
     """With a margin of no time, and stopped between asking the rows and deleting."""
     memory_id, first = tenant.remember("train")
     tenant.ended(first)
-    stack.environment["LATENTBANK_JOBS__GARBAGE_MARGIN_SECONDS"] = "-5"
-    stack.orders.give("collect: before delete", "stop")
-    stack.restart("orchestrator")
     second = tenant.revise(memory_id, "train anew")
     assert second is not None
     tenant.ended(second)
+    stack.orders.give("collect: before delete", "stop")
+    stack.environment["LATENTBANK_JOBS__GARBAGE_MARGIN_SECONDS"] = "-5"
+    stack.restart("orchestrator")
+    stack.environment.clear()
     stack.until(lambda: stack.orders.taken("collect: before delete"), "the collector sleeps")
     (pid,) = stack.orders.taken("collect: before delete")
     await_state(pid, "T")
@@ -78,7 +79,6 @@ def test_the_collector_takes_nothing_from_a_publisher(stack: Stack, tenant: Tena
     assert third is not None
     tenant.ended(third)
     resume(pid)
+    stack.restart("orchestrator")
     stack.processes.pop("orchestrator-2").stop()
     assert tenant.memory(memory_id)["version"] == 3
-    stack.environment.clear()
-    stack.restart("orchestrator")
