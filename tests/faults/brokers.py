@@ -75,8 +75,8 @@ def running_broker(name: str) -> Iterator[Broker]:
         with running_redis() as redis:
             yield Redis(redis)
     else:
-        seconds = UNACKNOWLEDGED_SECONDS * 1000
-        with running_rabbitmq(f"consumer_timeout = {seconds}\nchannel_tick_interval = 1000\n") as rabbit:
+        milliseconds = UNACKNOWLEDGED_SECONDS * 1000
+        with running_rabbitmq(f"{{consumer_timeout, {milliseconds}}}, {{channel_tick_interval, 1000}}") as rabbit:
             yield Rabbit(rabbit)
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -67,7 +69,13 @@ def settle(stack: Stack, tenants: Sequence[Tenant]) -> None:
     stack.until(stack.is_up, "everything is up again")
     stack.until(lambda: not _open_jobs(stack, tenants), "no job is open")
     stack.until(lambda: not _unpurged(stack, tenants), "what was deleted is purged")
-    stack.until(lambda: not orphans(stack), "no process is an orphan", 30)
+    try:
+        stack.until(lambda: not orphans(stack), "no process is an orphan", 30)
+    except AssertionError as stuck:
+        left = orphans(stack)
+        for pid in left:  # the next test shall not find them too
+            os.kill(pid, signal.SIGKILL)
+        raise AssertionError(f"orphans: {left}") from stuck
 
 
 def broken(stack: Stack, tenants: Sequence[Tenant]) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import httpx
 from sqlalchemy import create_engine, text
@@ -86,6 +87,7 @@ class Stack:
     """What a test adds to the environment of processes started from then on."""
     stores: dict[str, StoreProxy] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
+    _tending: Lock = field(default_factory=Lock)
 
     @property
     def gateway_port(self) -> int:
@@ -126,9 +128,10 @@ class Stack:
 
     def tend(self) -> None:
         """Starts again what has ended, as the operator's supervisor of processes does."""
-        for process in self.processes.values():
-            if process.wanted and not process.running:
-                process.start()
+        with self._tending:  # clients in several threads find it out at once
+            for process in list(self.processes.values()):
+                if process.wanted and not process.running:
+                    process.start()
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
         """Waits for the condition while it tends the processes; fails with what they said."""
