@@ -1,6 +1,8 @@
 ## make demo    installs everything into .venv and runs the main job on the embedded stack; JSON=PATH writes its results
 ## make test    installs what the tests need and runs all of them
 ## make test-api-long  the whole API with EXAMPLES requests of every kind, from a seed that is printed
+## make test-faults  pulls plugs of the real processes and servers, one by one and in some random schedules
+## make test-faults-long  SCHEDULES random schedules, about half an hour; SEED=n replays one; build/faults.json
 ## make bench-distill  our trainer against the plain loop, in turn; LIMIT documents (ONLY ids), ROUNDS rounds; build/bench/distill.json
 ## make bench-serve    the engine against itself, transformers and PEFT; SERVE_ROUNDS rounds; build/bench/serve.json
 ## make bench-growth   how the engine's figures grow with rows, prefix, rank, slots, candidates; build/bench/serve-growth.json
@@ -20,12 +22,13 @@ JSON   ?=
 LIMIT  ?= 4
 ROUNDS ?= 1
 ONLY   ?=
+SCHEDULES ?= 200
 SERVE_ROUNDS ?= 3
 EXAMPLES ?= 1000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test test-api-long bench-distill bench-serve bench-growth bench-fleet bench-retrieval bench-sealing bench-jobs check lock clean
+.PHONY: help install install-dev servers demo test test-api-long test-faults test-faults-long bench-distill bench-serve bench-growth bench-fleet bench-retrieval bench-sealing bench-jobs check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -43,6 +46,12 @@ test-api-long: $(STAMPS)/install-dev
 
 test: $(STAMPS)/install-dev servers
 	$(BIN)/python -m pytest
+
+test-faults: $(STAMPS)/install-dev servers
+	$(BIN)/python -m pytest tests/faults tests/unit/faults
+
+test-faults-long: $(STAMPS)/install-dev servers
+	$(BIN)/python -m tests.faults.long --schedules $(SCHEDULES) --json build/faults.json
 
 bench-distill: $(STAMPS)/install-dev
 	$(BIN)/python -m tests.benchmarks.distil --limit $(LIMIT) $(if $(ONLY),--only $(ONLY)) --rounds $(ROUNDS) --json build/bench/distill.json

@@ -9,7 +9,7 @@ from celery.exceptions import CeleryError
 from kombu.exceptions import KombuError, OperationalError
 
 from core.errors import Unavailable
-from core.jobs.doorbells import QUEUE, TASK_NAME, celery_settings
+from core.jobs.doorbells import ANSWER_SECONDS, QUEUE, TASK_NAME, celery_settings
 from core.settings import Settings
 
 
@@ -29,7 +29,9 @@ class CeleryDoorbells:
 
     def ring(self, job_id: str) -> None:
         try:
-            self._app.send_task(TASK_NAME, args=[job_id], queue=QUEUE, ignore_result=True)
+            self._app.send_task(
+                TASK_NAME, args=[job_id], queue=QUEUE, ignore_result=True, confirm_timeout=ANSWER_SECONDS
+            )
         except (CeleryError, KombuError, OperationalError, OSError) as problem:
             raise Unavailable(f"The broker did not take a doorbell: {problem}") from problem
 

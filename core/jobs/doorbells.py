@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 TASK_NAME = "latentbank.distil"
 QUEUE = "distillation"
+ANSWER_SECONDS = 5.0
+"""How long the broker may take to confirm a doorbell."""
 FOLDER_TRANSPORT = "core.jobs.doorbell_folder:Transport"
 
 
@@ -24,6 +26,9 @@ def celery_settings(broker_url: str, data_dir: Path) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_connection_timeout": 5.0,
+        # A channel that the broker closes, as RabbitMQ does under a job longer than its `consumer_timeout`, is opened
+        # again; otherwise the worker would end.
+        "broker_channel_error_retry": True,
         "result_backend": None,
         "task_ignore_result": True,
         "task_default_queue": QUEUE,
@@ -49,7 +54,13 @@ def _transport_options(broker_url: str, data_dir: Path) -> dict[str, Any]:
     if scheme == "filesystem":
         return _folders(data_dir / "doorbells")
     if scheme in ("redis", "rediss"):
-        return {"socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 25}
+        # Without a timeout a ring would wait for ever on a connection whose other end is silently gone.
+        return {
+            "socket_connect_timeout": 5,
+            "socket_timeout": ANSWER_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        }
     return {"confirm_publish": True}
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.truth.clock import now
+from core.truth.postgresql import connect_postgresql
 from core.truth.schema import upgrade
 
 _BUSY_MILLISECONDS = 30_000
@@ -40,9 +41,8 @@ class Database:
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         else:
-            self._engine = create_engine(
-                self.url, hide_parameters=True, pool_pre_ping=True, connect_args={"connect_timeout": 10}
-            )
+            self._engine = create_engine(self.url, hide_parameters=True, pool_pre_ping=True)
+            event.listen(self._engine, "do_connect", connect_postgresql)
         self._writer = self._engine.execution_options(latentbank_writes=True)
         engine = weakref.ref(self._engine)
         os.register_at_fork(after_in_child=lambda: _forget_connections(engine()))

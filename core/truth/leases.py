@@ -275,9 +275,9 @@ def finish(
     )
 
 
-def release(connection: Connection, claim: Claim) -> Job:
-    """A planned shutdown: the job waits again, the attempt does not count. Raises `LeaseLost`."""
-    return _held_transition(connection, claim, Released(), message="The worker shuts down; the job waits again.")
+def release(connection: Connection, claim: Claim, message: str = "The worker shuts down; the job waits again.") -> Job:
+    """Given back through no fault of the job: it waits again, the attempt does not count. Raises `LeaseLost`."""
+    return _held_transition(connection, claim, Released(), message=message)
 
 
 def give_up(

@@ -26,6 +26,7 @@ from sqlalchemy.exc import OperationalError
 
 from core.errors import SetupError, Unavailable
 from core.logs import get_logger
+from core.truth.postgresql import unhurried
 
 if TYPE_CHECKING:
     from core.truth.database import Database
@@ -145,7 +146,7 @@ def _config(connection: Connection | None = None) -> Config:
 
 def _tried(database: Database, to: str, lock_seconds: float) -> bool:
     """Whether all migrations went through; False where a lock was not to be had, and those before it went through."""
-    with database.connect() as connection:
+    with database.connect() as connection, unhurried(connection):
         connection.execute(text(f"SET lock_timeout = {round(1000 * lock_seconds)}"))
         connection.commit()
         try:

@@ -45,7 +45,7 @@ from tests.benchmarks.telling import tell, write_report
 from tests.fixtures.fake_trainer import export, make_fake_base
 from tests.fixtures.ports import free_port
 from tests.fixtures.postgres import postgres
-from tests.fixtures.redis import redis
+from tests.fixtures.redis import running_redis
 from tests.fixtures.s3 import gateway as s3_server
 
 WORKERS = 2
@@ -95,7 +95,9 @@ def main() -> None:
             tell(json.dumps(figures))
         for store in options.stores:
             if "stack" in options.parts:
-                with _stack(directory / store, postgres_url, servers.enter_context(redis()), store, options) as stack:
+                with _stack(
+                    directory / store, postgres_url, servers.enter_context(running_redis()).url, store, options
+                ) as stack:
                     report[f"with_{store}"] = _measure(stack, options)
     if f"with_{options.stores[0]}" in report:
         report |= report[f"with_{options.stores[0]}"]

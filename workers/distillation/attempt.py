@@ -25,6 +25,7 @@ from core.errors import (
     LeaseLost,
     ObjectCorrupt,
     ObjectMissing,
+    StorageError,
     TrainerLost,
     Unavailable,
     WrongBase,
@@ -201,6 +202,12 @@ class Attempt:
             self._fail(Reason.ADAPTER_INVALID, problem.code, problem.message)
         except LeaseLost:
             raise
+        except StorageError as problem:
+            _log.warning("the attempt failed", code=problem.code, problem=problem.message)
+            if self._store_is_away():
+                self._wait_again()
+            else:
+                self._give_up(problem.code, problem.message)
         except LatentBankError as problem:
             _log.warning("the attempt failed", code=problem.code, problem=problem.message)
             self._give_up(problem.code, problem.message)
@@ -276,6 +283,20 @@ class Attempt:
         self.lease.settle()
         self.outcome = outcome
         _log.info("attempt ended", job_id=self.claim.job.id, outcome=outcome, epoch=self.claim.epoch)
+
+    def _store_is_away(self) -> bool:
+        """Whether the store fails for everybody, and not only for this memory's objects."""
+        try:
+            self.at.store.check()
+        except LatentBankError:
+            return True
+        return False
+
+    def _wait_again(self) -> None:
+        """The attempt does not count: an outage would make poison of every job that is tried meanwhile."""
+        message = "The object store does not answer; the job waits again."
+        self._write(lambda connection: jobs.release(connection, self.claim, message))
+        self._end(Outcome.RELEASED)
 
     def _job(self) -> Job:
         return self._write(lambda connection: jobs.get_job(connection, self.claim.job.tenant_id, self.claim.job.id))

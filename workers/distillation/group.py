@@ -80,6 +80,7 @@ class TrainerGroup:
 
     `command(inbox)` is what to start; `silence_seconds` bounds the time without a sign of life during a run, start-up
     included; `cancel_grace_seconds` is how long a cancelled run may take to stop by itself and so keep the group warm.
+    `end_strays` ends what outlived a guard that was itself killed: processes that had left its session.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class TrainerGroup:
         silence_seconds: float,
         cancel_grace_seconds: float,
         poll_seconds: float = 0.1,
+        end_strays: Callable[[], None] = lambda: None,
     ) -> None:
         self._command = command
         self._environment = environment
@@ -98,6 +100,7 @@ class TrainerGroup:
         self._silence_seconds = silence_seconds
         self._cancel_grace_seconds = cancel_grace_seconds
         self._poll_seconds = poll_seconds
+        self._end_strays = end_strays
         self._guard: subprocess.Popen[bytes] | None = None
         self._directory: Path | None = None
         self._changing = Lock()
@@ -188,6 +191,7 @@ class TrainerGroup:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(guard.pid, signal.SIGKILL)
             guard.wait()
+            self._end_strays()
             _log.info("trainer group ended", pid=guard.pid, exit_code=guard.returncode)
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)

@@ -32,7 +32,7 @@ class _ToldToStop(Exception):
 def main(arguments: list[str]) -> int:
     """Guards one command; returns its exit code, or -SIGKILL where the guard had to end it."""
     scratch, *command = arguments
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
@@ -57,6 +57,11 @@ def _wait(child: subprocess.Popen[bytes]) -> int | None:
         if ready and not os.read(sys.stdin.fileno(), 1):
             return None
     return code
+
+
+def adopt_orphans() -> None:
+    """From now on a descendant whose parent dies becomes a child of the calling process."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def kill_descendants(root: int) -> None:

@@ -23,6 +23,7 @@ from workers.distillation.worker import Distillation
 
 GOING_ON_SECONDS = 60.0
 """How long after a doorbell a worker begins further packs without another one."""
+_REST_STEP_SECONDS = 0.2
 
 _log = get_logger(__name__)
 
@@ -72,6 +73,8 @@ def _run(at: Distillation, ask: Callable[[Connection], Claim | None]) -> Outcome
     for attempt in gathering.attempts:
         at.metrics.attempts.labels(attempt.outcome).inc()
     at.metrics.group_up.set(at.group.alive)
+    if any(attempt.outcome is Outcome.RELEASED for attempt in gathering.attempts):
+        _rest(at)
     outcome = gathering.attempts[0].outcome
     assert outcome is not None, "a pack ends every attempt"
     return outcome
@@ -88,6 +91,13 @@ def _timed(at: Distillation) -> Iterator[None]:
     began = time.perf_counter()
     yield
     at.metrics.claim_seconds.observe(time.perf_counter() - began)
+
+
+def _rest(at: Distillation, sleep: Callable[[float], None] = time.sleep) -> None:
+    """The store was away: what would be claimed at once would only be given back again."""
+    until = time.monotonic() + at.settings.jobs.heartbeat_seconds
+    while not at.stopping() and time.monotonic() < until:
+        sleep(_REST_STEP_SECONDS)
 
 
 def _heartbeat(at: Distillation) -> Heartbeat:

@@ -21,6 +21,7 @@ from core.truth import jobs, memories, tenant_keys
 from core.truth.clock import from_now
 from core.truth.records import Job
 from core.truth.tables import jobs as jobs_table
+from tests.fixtures.flaky_store import FlakyStore
 from tests.unit.workers.distillation.bench import Bench
 from workers.distillation.attempt import Outcome
 
@@ -103,6 +104,19 @@ def test_a_lost_or_broken_group_costs_an_attempt_until_the_job_is_poison(bench: 
     job = bench.job(job_id)
     assert (job.state, job.reason, job.attempts) == ("failed", "poison", 2)
     assert "last words" not in (job.error_message or "")
+
+
+@pytest.mark.parametrize(("away", "outcome", "attempts"), [(True, Outcome.RELEASED, 0), (False, Outcome.GIVEN_UP, 1)])
+def test_a_store_that_is_away_costs_no_attempt_and_an_object_that_it_cannot_give_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, away: bool, outcome: Outcome, attempts: int
+) -> None:
+    job_id = bench.admit("train")
+    store = FlakyStore(bench.worker.store, get=["unavailable"] * 5)
+    if away:
+        monkeypatch.setattr(store, "check", lambda: store.get("anything"))
+    bench.worker = replace(bench.worker, store=store)
+    assert bench.perform(job_id) is outcome
+    assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("queued", attempts)
 
 
 def test_a_planned_shutdown_gives_the_job_back_without_counting(bench: Bench, pids: Path) -> None:

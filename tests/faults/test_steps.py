@@ -1,0 +1,21 @@
+"""SIGKILL at every boundary between two steps: the job still ends as it would have, once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.client import Tenant
+from tests.faults.points import POINTS
+from tests.faults.stack import Stack
+
+WAY = ("gateway: context", "gateway: admission", "dispatch", "claim", "mates", "run", "upload", "publish")
+ON_THE_WAY = [name for name in POINTS if name.startswith(WAY)]
+"""Every point that a job comes by on its way to success."""
+
+
+@pytest.mark.parametrize("point", ON_THE_WAY)
+def test_a_process_killed_at_any_step_costs_an_attempt_and_no_memory(stack: Stack, tenant: Tenant, point: str) -> None:
+    stack.orders.give(point, "kill")
+    _, job_id = tenant.remember("train")
+    tenant.ended(job_id)
+    assert len(stack.orders.taken(point)) == 1
