@@ -3,11 +3,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_tests_that_the_table_of_failures_names_are_there() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "failures.md").read_text()))
+@pytest.mark.parametrize("page", ["failures.md", "reliability.md"])
+def test_the_tests_that_a_page_names_are_there(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text()))
     there = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")
