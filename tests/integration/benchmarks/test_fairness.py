@@ -22,5 +22,4 @@ def test_few_tenants_get_their_shares_and_the_light_ones_do_not_wait_behind_floo
     waits = report["light_wait_seconds"]
     assert waits["without_heavy"]["p99"] <= waits["fair"]["p99"] < 0.2 * waits["fifo"]["p99"]
     assert waits["fair"]["p50"] < report["light_mean_cost_seconds"]
-    assert report["begun"]["fair"] > 0
     assert set(report["seconds_per_decision_by_contenders"]) == {"100", "1000", "10000"}
