@@ -10,6 +10,7 @@
 ## make bench-retrieval  searching among 10^4 and 10^5 memories of one tenant; build/bench/retrieval.json
 ## make bench-sealing  what encryption costs the load of an adapter; build/bench/sealing.json
 ## make bench-jobs     the queue: intake, dispatch, claims, publication, against bare Celery; build/bench/jobs.json
+## make bench-fairness  shares of 10^4 tenants with heavy-tailed jobs, simulated with the real choice; build/bench/fairness.json
 ## make check   format, lint, types, import rules, bandit, known vulnerabilities, fast tests
 ## make lock    rewrites the lock files from what is installed in .venv
 
@@ -28,7 +29,7 @@ EXAMPLES ?= 1000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev servers demo test test-api-long test-faults test-faults-long bench-distill bench-serve bench-growth bench-fleet bench-retrieval bench-sealing bench-jobs check lock clean
+.PHONY: help install install-dev servers demo test test-api-long test-faults test-faults-long bench-distill bench-serve bench-growth bench-fleet bench-retrieval bench-sealing bench-jobs bench-fairness check lock clean
 
 help:
 	@sed -n "s/^## //p" $(firstword $(MAKEFILE_LIST))
@@ -73,6 +74,9 @@ bench-sealing: $(STAMPS)/install-dev
 
 bench-jobs: $(STAMPS)/install-dev servers
 	$(BIN)/python -m tests.benchmarks.jobs --json build/bench/jobs.json
+
+bench-fairness: $(STAMPS)/install-dev
+	$(BIN)/python -m tests.benchmarks.fairness --json build/bench/fairness.json
 
 check: $(STAMPS)/install-dev
 	$(BIN)/ruff format --check .

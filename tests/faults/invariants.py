@@ -82,7 +82,7 @@ def broken(stack: Stack, tenants: Sequence[Tenant]) -> list[str]:
     """What does not hold once all has settled. Who woke from a long sleep may still be uploading what nobody will ever
     name, so that a collection may come too early: it is asked again for a while."""
     settle(stack, tenants)
-    settings = JobSettings(garbage_margin_seconds=-5)
+    settings = JobSettings().model_copy(update={"garbage_margin_seconds": -5})  # stores round their times
     collector = GarbageCollector(stack.database, stack.store, settings, OrchestratorMetrics(CollectorRegistry()))
     give_up = time.monotonic() + _ZOMBIE_SECONDS
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 import signal
@@ -14,12 +15,13 @@ from pathlib import Path
 from threading import Lock
 
 import httpx
+from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 
 from core.base_model.description import BaseDescription
+from core.encryption.sealed_store import open_sealed_store
 from core.settings import Settings
 from core.storage.object_store import ObjectStore
-from core.storage.opening import open_store
 from core.truth import workers
 from core.truth.database import Database
 from tests.faults.points import Orders, Part
@@ -35,6 +37,7 @@ SILENCE = "?tcp_user_timeout=2000"
 """How long a process waits for an answer of PostgreSQL, and PostgreSQL for a process in a transaction."""
 MAX_ATTEMPTS = 4
 ADMIN_KEY = "admin-key-of-the-test"
+MASTER_KEY = base64.b64encode(bytes(range(32))).decode()
 PACE = {
     "JOBS__LEASE_SECONDS": LEASE_SECONDS,
     "JOBS__HEARTBEAT_SECONDS": 0.5,
@@ -206,6 +209,7 @@ class Stack:
             "STORAGE__SECRET_KEY": self.servers.s3.secret_key,
             "BASE_MODEL": self.base.reference,
             "ADMIN_KEY": ADMIN_KEY,
+            "MASTER_KEY": MASTER_KEY,
             "INTERNAL_TOKEN": "internal-token-of-the-test",
             "GATEWAY__PORT": str(self.gateway_port),
             "SERVING__PORT": str(free_port()),
@@ -234,7 +238,7 @@ def made(servers: Servers, directory: Path, base: BaseDescription) -> Iterator[S
     settings = servers.s3.settings(servers.bucket, mark)
     database = Database(postgres)
     database.migrate()
-    store = open_store(Settings(storage=settings, _env_file=None))
+    store = open_sealed_store(Settings(storage=settings, master_key=SecretStr(MASTER_KEY), _env_file=None), database)
     with Network() as network:
         stack = Stack(servers, directory, base, network, orders, database, store, mark)
         try:

@@ -68,7 +68,7 @@ def test_the_collector_takes_nothing_from_a_publisher(stack: Stack, tenant: Tena
     assert second is not None
     tenant.ended(second)
     stack.orders.give("collect: before delete", "stop")
-    stack.environment["LATENTBANK_JOBS__GARBAGE_MARGIN_SECONDS"] = "-5"
+    stack.environment["LATENTBANK_JOBS__GARBAGE_MARGIN_SECONDS"] = "0"
     stack.restart("orchestrator")
     stack.environment.clear()
     stack.until(lambda: stack.orders.taken("collect: before delete"), "the collector sleeps")

@@ -9,19 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from celery import Celery
 
 from core.encryption.sealed_store import open_sealed_store
+from core.errors import LatentBankError
 from core.ids import new_id
 from core.jobs.doorbells import QUEUE, TASK_NAME, celery_settings
 from core.settings import JobSettings, Settings
 from core.storage.keys import context_key, revised_context_key
 from core.truth import jobs, memories, revisions, workers
 from core.truth.database import Database
-from core.truth.records import Job, Memory, NewMemory, NewRevision, WorkerRecord
+from core.truth.records import Job, Memory, NewMemory, NewRevision, Offer, WorkerRecord
 
 WAIT_SECONDS = 40.0
 # Long enough for a loaded machine's renewals, short enough to be waited for.
@@ -46,7 +48,13 @@ class Stack:
     def start(self) -> subprocess.Popen[bytes]:
         """A supervisor, announced and ready."""
         known = {worker.id for worker in self.alive()}
-        log = (self.settings.data_dir / "supervisor.log").open("ab")
+        process = self.start_process(self.command)
+        self.eventually(lambda: {worker.id for worker in self.alive()} - known or process.poll() is not None)
+        assert process.poll() is None, self.log()
+        return process
+
+    def start_process(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        """`python -m` these words, on this stack, until its end."""
         environment = {
             "LATENTBANK_DATA_DIR": str(self.settings.data_dir),
             "LATENTBANK_BROKER_URL": self.settings.broker_url,
@@ -58,16 +66,14 @@ class Stack:
             "LATENTBANK_DISTILLATION__METRICS_PORT": "0",
             "LATENTBANK_DISTILLATION__CANCEL_GRACE_SECONDS": "0.5",
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", *self.command],
-            env={**os.environ, **environment, **self.environment},
-            stdout=log,
-            stderr=log,
-        )
-        log.close()
+        with (self.settings.data_dir / "supervisor.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                env={**os.environ, **environment, **self.environment},
+                stdout=log,
+                stderr=log,
+            )
         self.supervisors.append(process)
-        self.eventually(lambda: {worker.id for worker in self.alive()} - known or process.poll() is not None)
-        assert process.poll() is None, self.log()
         return process
 
     def log(self) -> str:
@@ -78,26 +84,38 @@ class Stack:
             return workers.alive(connection, "distillation")
 
     def admit(self, text: str) -> str:
-        memory_id = new_id("mem")
+        return self.admit_many(text, 1)[0]
+
+    def admit_many(self, text: str, count: int, *, cost_estimate_seconds: float = 1.0) -> list[str]:
+        """So many memories of this text, in one transaction; their jobs' ids."""
         data = json.dumps({"kind": "text", "title": "A title", "text": text}).encode()
-        key = context_key(self.tenant_id, memory_id)
-        open_sealed_store(self.settings, self.database).put(key, data)
-        new = NewMemory(
-            id=memory_id,
-            tenant_id=self.tenant_id,
-            collection="default",
-            title="A title",
-            metadata={},
-            kind="text",
-            context_key=key,
-            context_sha256=hashlib.sha256(data).hexdigest(),
-            context_bytes=len(data),
-            context_tokens=1,
-            base_digest=self.base_digest,
-            cost_estimate_seconds=1.0,
-        )
+        ids = [new_id("mem") for _ in range(count)]
+        keys = {memory_id: context_key(self.tenant_id, memory_id) for memory_id in ids}
+        store = open_sealed_store(self.settings, self.database)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda key: store.put(key, data), keys.values()))
+        offers = [
+            Offer(
+                NewMemory(
+                    id=memory_id,
+                    tenant_id=self.tenant_id,
+                    collection="default",
+                    title="A title",
+                    metadata={},
+                    kind="text",
+                    context_key=keys[memory_id],
+                    context_sha256=hashlib.sha256(data).hexdigest(),
+                    context_bytes=len(data),
+                    context_tokens=1,
+                    base_digest=self.base_digest,
+                    cost_estimate_seconds=cost_estimate_seconds,
+                )
+            )
+            for memory_id in ids
+        ]
         with self.database.begin() as connection:
-            return memories.admit(connection, new, backlog_limit=10)[1].id
+            made = memories.admit_many(connection, self.tenant_id, offers, backlog_limit=count + 10)
+        return [outcome[1].id for outcome in made if not isinstance(outcome, LatentBankError)]
 
     def revise(self, job_id: str, text: str) -> str:
         """A new version of the job's memory."""
