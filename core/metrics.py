@@ -46,7 +46,7 @@ class GatewayMetrics:
             "latentbank_gateway_refused_total",
             "Connections turned away before a route, by the limit: connections, head, slow, stalled, malformed; or "
             "requests beyond those that may be under way (requests).",
-            ["why"],
+            ["reason"],
             registry=registry,
         )
         self.admitted = Counter(
@@ -188,7 +188,7 @@ class InferenceMetrics:
         self.refused = Counter(
             "latentbank_inference_refused_total",
             "Connections turned away before a route, by the limit: connections, head, slow, stalled, malformed.",
-            ["why"],
+            ["reason"],
             registry=registry,
         )
         self.requests_running = Gauge(

@@ -172,7 +172,7 @@ class ServingSettings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(8081, ge=0, le=65535)
-    advertise_url: str | None = Field(None, pattern="^https?://")
+    advertise_url: str | None = None
     tls_cert: Path | None = None
     """With `tls_key`, this worker speaks TLS; its URL is then https."""
     tls_key: Path | None = None
