@@ -96,7 +96,7 @@ def _document(app: FastAPI, limits: LimitSettings) -> Document:
         schemas[name]["properties"]["title"]["maxLength"] = limits.title_chars
     batch: Document = schemas["NewMemories"]["properties"]["memories"]
     # Each is checked by itself, so that the model does not say what it has to be.
-    batch |= {"items": answers(BatchMemory), "maxItems": limits.batch_memories}
+    batch |= {"items": {"anyOf": [answers(BatchMemory), {}]}, "maxItems": limits.batch_memories}
     schemas["MemoryUpdate"]["properties"]["title"]["anyOf"][0]["maxLength"] = limits.title_chars
     for name in ("NewMemory", "MemoryUpdate", "ChatQuestion"):
         schemas[name]["properties"]["messages"]["maxItems"] = limits.messages

@@ -31,7 +31,8 @@ from core.truth.postgresql import unhurried
 if TYPE_CHECKING:
     from core.truth.database import Database
 
-LOCK_SECONDS = 1.0
+LOCK_SECONDS = 0.5
+"""Less than PostgreSQL's `deadlock_timeout`, after which it would choose whom to break off."""
 _PATIENCE_SECONDS = 600.0
 _PAUSE_SECONDS = 0.5
 _OURS = re.compile(r"[0-9]{4}")

@@ -46,7 +46,7 @@ from tests.faults.client import Tenant
 from tests.faults.processes import marked, parent
 from tests.faults.stack import MAX_ATTEMPTS, Stack
 
-_ZOMBIE_SECONDS = 15.0
+_ZOMBIE_SECONDS = 45.0
 
 ENDS_OF_TEXTS: Mapping[str, Reason] = {
     "train": Reason.PUBLISHED,
@@ -86,8 +86,12 @@ def broken(stack: Stack, tenants: Sequence[Tenant]) -> list[str]:
     collector = GarbageCollector(stack.database, stack.store, settings, OrchestratorMetrics(CollectorRegistry()))
     give_up = time.monotonic() + _ZOMBIE_SECONDS
     while True:
-        collector.collect()
-        if not (found := violations(stack, tenants)) or time.monotonic() > give_up:
+        try:
+            collector.collect()
+            found = violations(stack, tenants)
+        except StorageError as problem:  # a loaded machine's server may take longer than we wait for it
+            found = [f"the store could not be looked at: {problem.message}"]
+        if not found or time.monotonic() > give_up:
             return found
         time.sleep(1)
 

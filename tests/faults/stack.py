@@ -45,7 +45,8 @@ PACE = {
     "JOBS__DISPATCH_INTERVAL_SECONDS": 0.2,
     "JOBS__REAP_INTERVAL_SECONDS": 0.3,
     "JOBS__DOORBELL_TIMEOUT_SECONDS": 2,
-    "JOBS__GARBAGE_INTERVAL_SECONDS": 0.5,
+    # A pass lists everything that all schedules before have left in the bucket.
+    "JOBS__GARBAGE_INTERVAL_SECONDS": 5,
     # Longer than any admission or upload takes here, however slow its link: what is younger is not garbage yet.
     "JOBS__GARBAGE_MARGIN_SECONDS": 60,
     "DISTILLATION__PACK": 4,

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.faults.brokers import BROKERS, Broker
+from tests.faults.choosing import cases
 from tests.faults.client import Tenant
 from tests.faults.proxy import Link
 from tests.faults.stack import Stack
@@ -35,7 +36,7 @@ def test_an_emptied_broker_is_filled_again(stack: Stack, broker: Broker, tenant:
 
 
 @pytest.mark.parametrize("part", ["orchestrator", "distillation"])
-@pytest.mark.parametrize("fault", ["cut", "half-open"])
+@pytest.mark.parametrize("fault", cases(["cut", "half-open"], "half-open"))
 def test_who_is_cut_off_from_the_broker_comes_back(stack: Stack, tenant: Tenant, part: str, fault: str) -> None:
     links: list[Link] = stack.links_of("broker", part)  # type: ignore[arg-type]
     for link in links:

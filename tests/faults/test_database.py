@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.faults.choosing import cases
 from tests.faults.client import Tenant
 from tests.faults.stack import LEASE_SECONDS, Stack
 
@@ -24,7 +25,7 @@ def test_a_database_away_for_less_than_the_lease_costs_nothing(stack: Stack, ten
     assert tenant.events(job_id).count("A worker has taken the job.") == 1
 
 
-@pytest.mark.parametrize("fault", ["cut", "half-open"])
+@pytest.mark.parametrize("fault", cases(["cut", "half-open"], "half-open"))
 def test_who_cannot_renew_discards_its_work_and_another_does_it(stack: Stack, tenant: Tenant, fault: str) -> None:
     memory_id, job_id = tenant.remember("last 4")
     stack.until(lambda: tenant.job(job_id)["status"] == "running", "it runs")
@@ -43,7 +44,7 @@ def test_who_cannot_renew_discards_its_work_and_another_does_it(stack: Stack, te
         stack.start(other, "distillation")
 
 
-@pytest.mark.parametrize("seconds", [1.0, LEASE_SECONDS + 2])
+@pytest.mark.parametrize("seconds", cases([1.0, LEASE_SECONDS + 2], 1.0))
 def test_a_database_away_at_the_commit_loses_no_memory(stack: Stack, tenant: Tenant, seconds: float) -> None:
     stack.orders.give("upload: manifest stored", "sleep", seconds=0.5)
     memory_id, job_id = tenant.remember("train")
@@ -74,7 +75,7 @@ def test_an_admission_whose_reply_was_lost_is_one_memory(stack: Stack, tenant: T
 
 
 @pytest.mark.parametrize("part", ["gateway", "orchestrator"])
-@pytest.mark.parametrize("fault", ["cut", "half-open"])
+@pytest.mark.parametrize("fault", cases(["cut", "half-open"], "half-open"))
 def test_who_is_cut_off_from_the_database_comes_back(stack: Stack, tenant: Tenant, part: str, fault: str) -> None:
     link = stack.link("postgres", part)
     link.cut() if fault == "cut" else link.swallow()

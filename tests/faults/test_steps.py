@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.faults.choosing import cases
 from tests.faults.client import Tenant
 from tests.faults.points import POINTS
 from tests.faults.stack import Stack
@@ -11,9 +12,18 @@ from tests.faults.stack import Stack
 WAY = ("gateway: context", "gateway: admission", "dispatch", "claim", "mates", "run", "upload", "publish")
 ON_THE_WAY = [name for name in POINTS if name.startswith(WAY)]
 """Every point that a job comes by on its way to success."""
+IN_EVERY_RUN = (
+    "gateway: admission committed",
+    "dispatch: committed",
+    "claim: committed",
+    "run: progress before commit",
+    "upload: manifest stored",
+    "publish: before commit",
+    "publish: committed",
+)
 
 
-@pytest.mark.parametrize("point", ON_THE_WAY)
+@pytest.mark.parametrize("point", cases(ON_THE_WAY, *IN_EVERY_RUN))
 def test_a_process_killed_at_any_step_costs_an_attempt_and_no_memory(stack: Stack, tenant: Tenant, point: str) -> None:
     stack.orders.give(point, "kill")
     _, job_id = tenant.remember("train")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.faults.choosing import cases
 from tests.faults.client import Tenant
 from tests.faults.processes import await_state, parent, resume
 from tests.faults.stack import Stack
@@ -18,7 +19,7 @@ OF_A_WORKER = (
 )
 
 
-@pytest.mark.parametrize("point", OF_A_WORKER)
+@pytest.mark.parametrize("point", cases(OF_A_WORKER, "upload: manifest stored", "publish: before commit"))
 def test_who_sleeps_past_the_lease_is_replaced_and_changes_nothing_when_it_wakes(
     stack: Stack, tenant: Tenant, point: str
 ) -> None:
@@ -36,7 +37,7 @@ def test_who_sleeps_past_the_lease_is_replaced_and_changes_nothing_when_it_wakes
     assert parent(pid), "it lives on"
 
 
-@pytest.mark.parametrize("point", ["dispatch: before commit", "reap: before commit"])
+@pytest.mark.parametrize("point", cases(["dispatch: before commit", "reap: before commit"], "dispatch: before commit"))
 def test_an_orchestrator_that_sleeps_holds_up_no_other(stack: Stack, tenant: Tenant, point: str) -> None:
     stack.orders.give(point, "stop")
     _, job_id = tenant.remember("train")

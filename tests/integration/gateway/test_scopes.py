@@ -20,6 +20,7 @@ PUBLIC = {"GET /health", "GET /ready", "GET /metrics"}
 SCOPE_OF = {
     "POST /v1/memories": "ingest",
     "POST /v1/memories/batch": "ingest",
+    "GET /v1/usage": "read",
     "PUT /v1/memories/{memory_id}": "ingest",
     "GET /v1/memories": "read",
     "GET /v1/memories/{memory_id}": "read",
