@@ -152,7 +152,11 @@ def _of_tenant(stack: Stack, tenant: Tenant) -> Iterator[str]:
 
 
 def replayed(row: Any, events: Sequence[Any]) -> Iterator[str]:
-    """The job's events, played back through the pure state machine, must end in its row."""
+    """The job's events, played back through the pure state machine, must end in its row.
+
+    The purge of a deleted memory blanks the events of its progress: there what they said is taken from the next one.
+    """
+    blanked = any(not event.data for event in events)
     job = transition(JobState(), Accepted())
     if not events or events[0].data.get("state") != State.QUEUED:
         yield f"job {row.id} has no first event"
@@ -160,7 +164,8 @@ def replayed(row: Any, events: Sequence[Any]) -> Iterator[str]:
     for event in events[1:]:
         if "state" not in event.data:
             continue
-        after = next((made for made in _possible(job, event.data) if _fits(made, event.data)), None)
+        befores = (job, *(_advanced(job, event.data) if blanked else ()))
+        after = next((made for one in befores for made in _possible(one, event.data) if _fits(made, event.data)), None)
         if after is None:
             yield f"job {row.id}: no transition leads from {job} to event {event.id}, {event.data}"
             return
@@ -176,10 +181,25 @@ def _possible(job: JobState, data: Mapping[str, Any]) -> Iterator[JobState]:
     candidates += [Advanced(Phase(data["phase"]), data["progress"])] if data["phase"] else []
     candidates += [Ended(reason), CancelRequested(reason)] if reason else []
     for event in candidates:
-        try:
-            yield transition(job, event)
-        except IllegalTransition:
-            continue
+        yield from _after(job, event)
+
+
+def _advanced(job: JobState, data: Mapping[str, Any]) -> Iterator[JobState]:
+    """The job as far on as the event says that it was, with and without the wish that it be cancelled."""
+    far = [job]
+    if data["phase"]:
+        far += _after(job, Advanced(Phase(data["phase"]), data["progress"]))
+    yield from far
+    if data["reason"]:
+        for one in far:
+            yield from _after(one, CancelRequested(Reason(data["reason"])))
+
+
+def _after(job: JobState, event: Event) -> list[JobState]:
+    try:
+        return [transition(job, event)]
+    except IllegalTransition:
+        return []
 
 
 def _fits(job: JobState, data: Mapping[str, Any]) -> bool:
