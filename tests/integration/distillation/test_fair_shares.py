@@ -64,7 +64,7 @@ def cluster(tmp_path: Path, postgres_url: str) -> Iterator[Stack]:
 
 
 @pytest.mark.xfail(
-    reason="Known defect: settled overestimates keep a flood at the head of the round (docs/performance.md, Fair shares)",
+    reason="Settled overestimates keep a flood at the head of the round: docs/performance.md, Fair shares",
     raises=AssertionError,
     strict=False,
 )
