@@ -130,12 +130,15 @@ def add_index(name: str, table: str, columns: Sequence[str | TextClause], which:
     with op.get_context().autocommit_block():
         broken = text("SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(:name) AND NOT indisvalid")
         connection = op.get_bind()
+        patience = connection.execute(text("SHOW lock_timeout")).scalar_one()
         connection.execute(text("SET lock_timeout = 0"))
         if connection.execute(broken, {"name": name}).first() is not None:
             op.drop_index(name, table, postgresql_concurrently=True)
         op.create_index(
             name, table, list(columns), postgresql_concurrently=True, if_not_exists=True, postgresql_where=where
         )
+        # The next migration may follow on the same connection.
+        connection.execute(text(f"SET lock_timeout = '{patience}'"))
 
 
 def _config(connection: Connection | None = None) -> Config:

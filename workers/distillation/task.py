@@ -45,15 +45,17 @@ def perform(at: Distillation, job_id: str) -> Outcome:
     if outcome is Outcome.UNCLAIMED:
         _log.info("nothing to do for this doorbell", job_id=job_id)
         at.metrics.attempts.labels(Outcome.UNCLAIMED).inc()
-    while not at.stopping() and time.monotonic() - began < GOING_ON_SECONDS:
+    last = outcome
+    # What was released waits for another doorbell: the store was away.
+    while last is not Outcome.RELEASED and not at.stopping() and time.monotonic() - began < GOING_ON_SECONDS:
         try:
-            more = _run(
+            last = _run(
                 at, lambda connection: jobs.claim_next(connection, at.worker_id, at.base.digest, seconds, limits)
             )
         except SQLAlchemyError as problem:
             _log.warning("the next jobs could not be claimed", problem=str(problem))
             break
-        if more is Outcome.UNCLAIMED:
+        if last is Outcome.UNCLAIMED:
             break
     return outcome
 
