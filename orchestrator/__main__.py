@@ -31,6 +31,7 @@ _RECOUNT_SECONDS = 60.0
 _TELEMETRY_SECONDS = 2.0
 _STORE_SECONDS = 15.0
 _GOODBYE_SECONDS = 10.0
+_AWAKE_SECONDS = 0.5
 
 
 def run(settings: Settings, stop: Event) -> int:
@@ -62,7 +63,9 @@ def run(settings: Settings, stop: Event) -> int:
     for duty in duties:
         duty.start()
     log.info("orchestrator is up", metrics_port=server.port)
-    stop.wait()
+    # The kernel may give a signal to another thread; its handler runs here, but only once this thread is awake.
+    while not stop.wait(_AWAKE_SECONDS):
+        pass
     give_up = time.monotonic() + _GOODBYE_SECONDS
     done = all([duty.join(max(0.0, give_up - time.monotonic())) for duty in duties])
     server.close()
