@@ -99,6 +99,7 @@ def _bodies(operation: Operation, things: Things, base: str) -> list[Any]:
     context = {"title": "Ours", "text": "It opens at six.", "collection": collection}
     bodies: dict[str, list[Any]] = {
         "POST /v1/memories": [context],
+        "POST /v1/memories/batch": [{"memories": [context]}],
         "PUT /v1/memories/{memory_id}": [{"text": "ours"}],
         "PATCH /v1/tenant": [{"fallback": "text"}],
         "POST /v1/keys": [{"name": "ours"}],

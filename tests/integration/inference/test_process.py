@@ -72,13 +72,14 @@ def test_a_worker_that_is_to_end_is_withdrawn_first_and_answers_until_everybody_
     while _announced(running) is None:
         assert time.monotonic() < until
         time.sleep(0.05)
+    known = running.id
     running.process.send_signal(signal.SIGTERM)
     while _announced(running) is not None:
         assert time.monotonic() < until
         time.sleep(0.05)
     assert httpx.get(f"{running.url}/ready", timeout=5).status_code == 503
     question = {"model": tiny_base.name, "prompt": "Tell me", "max_tokens": 4}
-    with running.http(running.publisher.tenant()) as http:
+    with running.http(running.publisher.tenant(), known) as http:
         assert http.post("/v1/completions", json=question).status_code == 200
     assert _announced(running) is None, "it does not announce itself again"
     running.process.send_signal(signal.SIGTERM)
