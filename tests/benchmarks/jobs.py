@@ -11,6 +11,7 @@ started, so that the workers work the backlog off. The two change their order fr
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import secrets
@@ -245,6 +246,7 @@ def _stack(
         "LATENTBANK_BROKER_URL": broker_url,
         "LATENTBANK_BASE_MODEL": BASE,
         "LATENTBANK_ADMIN_KEY": ADMIN_KEY,
+        "LATENTBANK_MASTER_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
         "LATENTBANK_GATEWAY__PORT": str(port),
         "LATENTBANK_DISTILLATION__METRICS_PORT": "0",
         "LATENTBANK_ORCHESTRATOR__METRICS_PORT": "0",
