@@ -281,7 +281,7 @@ def _write_tokenizer(directory: Path) -> None:
 
 def _make_template(directory: Path, base: BaseDescription) -> None:
     recipe = RecipeSettings().model_dump(mode="json")
-    export(directory, "", {"recipe": recipe}, Path(base.path), bad=False)
+    export(directory, "", {"recipe": recipe, "encoder": "fake"}, Path(base.path), flaw="", seed=0)
 
 
 def _wait_for(happened: Any, what: str, seconds: float = 60.0) -> None:
