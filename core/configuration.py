@@ -176,7 +176,7 @@ def _of_inference(settings: Settings) -> Iterator[str]:
         yield "LATENTBANK_SERVING__ADMIN_PORT is set, but no LATENTBANK_ADMIN_KEY that would guard it."
     if serving.advertise_url is not None and not _HTTP.match(serving.advertise_url):
         yield "LATENTBANK_SERVING__ADVERTISE_URL has to begin with http:// or https://."
-    if serving.advertise_url is None and serving.host in ("0.0.0.0", "::", ""):
+    if serving.advertise_url is None and serving.host in ("0.0.0.0", "::", ""):  # nosec B104 - refused, not bound
         yield (
             f"LATENTBANK_SERVING__HOST is {serving.host or 'empty'}, which is no address that a gateway could ask; set "
             "LATENTBANK_SERVING__ADVERTISE_URL to this worker's own."
