@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Thread
 
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -19,6 +16,7 @@ from core.base_model.reference import locate
 from core.configuration import Process, contradictions, doubts
 from core.errors import LatentBankError, Misconfigured, SetupError, Unavailable
 from core.logs import get_logger
+from core.machine import taken, writable
 from core.settings import Settings
 from core.storage.opening import open_store
 from core.storage.ownership import claim_directory, claim_store
@@ -46,33 +44,6 @@ def refuse(settings: Settings, process: Process) -> None:
         claim_directory(settings.resolved_node_cache_dir, truth_id)
     for doubt in doubts(settings):
         _log.warning("a setting is hardly meant", problem=doubt)
-
-
-def writable(directory: Path) -> str | None:
-    """Why nothing can be written there; None where it can."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as problem:
-        return problem.strerror or str(problem)
-    return None
-
-
-def taken(host: str, port: int) -> str | None:
-    """Why nothing can listen there; None where it can, or where the port is 0, any that is free."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as problem:
-        return problem.strerror or str(problem)
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as problem:
-            return problem.strerror or str(problem)
-    return None
 
 
 def skew_seconds(database: Database) -> float:

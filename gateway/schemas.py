@@ -364,7 +364,7 @@ class AuditSubject(BaseModel):
 class AuditObject(BaseModel):
     """One deed: who did what to what, and when. Ids grow over all tenants, so that they have gaps.
 
-    `actor` is `key:<key id>`, `admin`, `orchestrator` or `worker:<id>`; `data` has ids and numbers, never a text.
+    `actor` is `key:<key id>`, `admin` or `orchestrator`; `data` has ids and numbers, never a text.
     """
 
     id: int

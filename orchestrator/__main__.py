@@ -56,7 +56,7 @@ def run(settings: Settings, stop: Event) -> int:
         Periodic("collect", pace.garbage_interval_seconds, garbage.collect, stop),
         Periodic("recount", _RECOUNT_SECONDS, Recounting(database).run_once, stop),
         Periodic("rewrap", pace.garbage_interval_seconds, rewrapping.run_once, stop),
-        Periodic("store", _STORE_SECONDS, StoreProbe(open_store(settings), metrics).run_once, stop),
+        Periodic("store", _STORE_SECONDS, StoreProbe(store, metrics).run_once, stop),
         Periodic("telemetry", _TELEMETRY_SECONDS, Telemetry(database, metrics).run_once, stop),
     ]
     server = serve_metrics(settings.orchestrator.metrics_port, settings.orchestrator.host, registry)

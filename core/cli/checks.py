@@ -24,6 +24,7 @@ from core.cli.findings import Finding
 from core.cli.keys import API_KEY
 from core.cli.stack_file import read_stack_file
 from core.errors import LatentBankError, SetupError
+from core.machine import writable
 from core.redaction import Redaction
 from core.settings import Settings
 
@@ -118,14 +119,9 @@ def _machine(_: Settings) -> Finding:
 
 def _data_dir(settings: Settings) -> Finding:
     directory = settings.data_dir
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".doctor-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as problem:
+    if (problem := writable(directory)) is not None:
         mend = "Make it writable, or set LATENTBANK_DATA_DIR to a directory that is."
-        return Finding("data directory", "missing", f"{directory}: {problem.strerror}", mend)
+        return Finding("data directory", "missing", f"{directory}: {problem}", mend)
     free = shutil.disk_usage(directory).free
     seen = f"{directory}, {free / 1000**3:.0f} GB free"
     if free < _FREE_BYTES:

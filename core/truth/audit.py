@@ -52,7 +52,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.:+-]{0,128}")
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does it: `key:<key id>`, `admin`, `worker:<id>`, `orchestrator`; and the request that asked for it."""
+    """Who does it: `key:<key id>`, `admin`, `orchestrator`; and the request that asked for it."""
 
     name: str
     request_id: str | None = None
@@ -66,10 +66,6 @@ UNNAMED = Actor("unnamed")
 
 def of_key(key_id: str) -> str:
     return f"key:{key_id}"
-
-
-def of_worker(worker_id: str) -> Actor:
-    return Actor(f"worker:{worker_id}")
 
 
 def record(

@@ -32,7 +32,6 @@ from core.truth.transitions import (
     cancel,
     job_of,
     memory_of,
-    read_job,
     write_events,
 )
 
@@ -43,14 +42,13 @@ _WITH_CREATION = {table: insert(table).values(created_at=now()) for table in (me
 
 def find_idempotent(connection: Connection, tenant_id: str, key: str, body_sha256: str) -> tuple[Memory, Job] | None:
     """What an earlier request with this key made; raises `IdempotencyConflict` where its body was another."""
-    row = connection.execute(
-        select(idempotency_keys).where(idempotency_keys.c.tenant_id == tenant_id, idempotency_keys.c.key == key)
-    ).one_or_none()
-    if row is None:
+    known = find_offered(connection, tenant_id, [key]).get(key)
+    if known is None:
         return None
-    if row.body_sha256 != body_sha256:
+    first_sha256, memory, job = known
+    if first_sha256 != body_sha256:
         raise IdempotencyConflict
-    return get_memory(connection, tenant_id, row.memory_id), job_of(read_job(connection, row.job_id))
+    return memory, job
 
 
 def find_offered(connection: Connection, tenant_id: str, keys: Collection[str]) -> dict[str, tuple[str, Memory, Job]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from core.configuration import is_loopback
 from core.errors import SetupError
 from core.http.connections import bounded
 from core.ids import new_id
@@ -85,19 +85,12 @@ def _secrets(settings: Settings) -> Secrets:
     if shared is None:
         raise SetupError("LATENTBANK_INTERNAL_TOKEN is not set; without it anyone here could speak for any tenant.")
     host = settings.serving.host
-    if not _is_loopback(host) and min(map(len, shared.keys)) < LEAST_TOKEN_BYTES:
+    if not is_loopback(host) and min(map(len, shared.keys)) < LEAST_TOKEN_BYTES:
         raise SetupError(
             f"LATENTBANK_INTERNAL_TOKEN is shorter than {LEAST_TOKEN_BYTES} characters, and the worker would listen on "
             f"{host}, where others can try; make one with: openssl rand -hex 32"
         )
     return shared
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _admin(worker: Worker, settings: Settings) -> tuple[FastAPI, socket.socket] | None:
