@@ -34,6 +34,7 @@ from core.storage.object_store import ObjectStore
 from core.storage.retries import retrying
 from core.truth.database import Database
 from core.truth.memories import delete_memory
+from core.truth.postgresql import at_leisure
 from core.truth.schema import schema_of, upgrade
 from core.truth.tables import jobs, memories, workers
 from core.truth.transitions import Move, apply
@@ -85,7 +86,7 @@ def make_backup(database: Database, store: ObjectStore, reading: Reading, direct
         count = write_catalogue(directory / _CATALOGUE, named(connection))
     kept = LocalStore((directory / _OBJECTS).absolute())
     kept_keys, wrong = _copy(store, kept, reading, read_catalogue(directory / _CATALOGUE))
-    deleted = _deleted(database, {fault.memory_id for fault in wrong})
+    deleted = _deleted(database, read_catalogue(directory / _CATALOGUE))
     lost = [fault for fault in wrong if fault.memory_id not in deleted]
     if lost:
         raise StorageError(f"{len(lost)} objects are missing or wrong, the first {lost[0].key}: {lost[0].problem}")
@@ -152,6 +153,7 @@ def restore_backup(
 def check_all(database: Database, store: ObjectStore) -> Iterator[Checked]:
     """Each memory that is not deleted, with what is wrong with its objects. `store` is as it is read."""
     with database.read() as connection, ThreadPoolExecutor(_AT_ONCE) as pool:
+        at_leisure(connection)
         for batch in _batches(named(connection)):
             yield from pool.map(lambda each: check(store, each), batch)
 
@@ -221,11 +223,16 @@ def _begin_again(database: Database, deleted: set[str]) -> None:
             delete_memory(connection, memory.tenant_id, memory.id)
 
 
-def _deleted(database: Database, memory_ids: set[str]) -> set[str]:
-    """Those that are deleted by now, or gone with their tenant."""
-    with database.read() as connection:
-        query = select(memories.c.id).where(memories.c.id.in_(sorted(memory_ids)), memories.c.status != "deleted")
-        return memory_ids - set(connection.execute(query).scalars())
+def _deleted(database: Database, catalogue: Iterable[Named]) -> set[str]:
+    """Those that are deleted by now, or gone with their tenant, whether their objects could still be copied or not."""
+    gone: set[str] = set()
+    for batch in _batches(catalogue):
+        there = memories.c.id.in_([each.memory_id for each in batch]) & (memories.c.status != "deleted")
+        with database.read() as connection:
+            gone |= {each.memory_id for each in batch} - set(
+                connection.execute(select(memories.c.id).where(there)).scalars()
+            )
+    return gone
 
 
 def _batches(each: Iterable[T]) -> Iterator[list[T]]:

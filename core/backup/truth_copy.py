@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from core.errors import Conflict, SetupError, StorageError
 from core.truth.database import Database
+from core.truth.postgresql import at_leisure
 
 _MOST_WORDS = 600
 
@@ -32,6 +33,7 @@ def copied(database: Database, path: Path) -> Iterator[Connection]:
             frozen.dispose()
         return
     with database.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        at_leisure(connection)
         snapshot = connection.execute(select(func.pg_export_snapshot())).scalar_one()
         _run(["pg_dump", "--format=custom", f"--snapshot={snapshot}", f"--file={path}"], database.url)
         yield connection

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 SECONDS = 20.0
 
@@ -52,6 +52,12 @@ def connect_postgresql(_dialect: Any, _record: Any, arguments: list[Any], option
     connection.execute(f"SET idle_in_transaction_session_timeout = {int(seconds * 1000)}")
     connection.commit()
     return connection
+
+
+def at_leisure(connection: Connection) -> None:
+    """The server waits in this transaction for as long as what we do meanwhile takes: for reading all of the truth."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
 @contextmanager

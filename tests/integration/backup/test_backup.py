@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from core.backup.archive import Checked, check_all, make_backup, read_backup, restore_backup
+from core.backup.truth_copy import copied
 from core.base_model.description import BaseDescription
 from core.encryption.data_keys import DataKeys
 from core.encryption.master_keys import MasterKeys
@@ -148,6 +149,42 @@ def test_a_memory_that_was_deleted_after_the_backup_is_back_unless_it_is_named(m
     assert fresh.status(tenant, kept.memory_id) == "ready"
     assert fresh.status(tenant, named.memory_id) == "deleted"
     assert fresh.status(tenant, forgotten.memory_id) == "ready"
+
+
+def test_what_is_deleted_while_its_objects_can_still_be_copied_is_deleted_in_the_restored(
+    make: Make, tmp_path: Path
+) -> None:
+    place = make()
+    place.database.migrate()
+    tenant = place.publisher.tenant()
+    gone = place.publisher.publish(tenant, "Velmora", "Text.", seed=1)
+
+    class Deleting:
+        """The deletion comes after the truth's copy; its purge has not come yet."""
+
+        def __getattr__(self, name: str) -> object:
+            place.publisher.delete(gone, tenant)
+            return getattr(place.store, name)
+
+    backup = make_backup(place.database, Deleting(), place.reading, tmp_path / "backup")  # type: ignore[arg-type]
+    assert backup.deleted_meanwhile == (gone.memory_id,)
+    fresh = make()
+    fresh.restore(tmp_path / "backup")
+    assert fresh.status(tenant, gone.memory_id) == "deleted"
+
+
+def test_the_server_waits_for_a_backup_that_takes_long(make: Make, tmp_path: Path) -> None:
+    place = make()
+    place.database.migrate()
+    if place.database.url.get_backend_name() == "sqlite":
+        pytest.skip("SQLite has no server that would end a transaction.")
+    shown = text("SHOW idle_in_transaction_session_timeout")
+    with place.database.read() as connection:
+        assert connection.execute(shown).scalar_one() != "0"
+    with copied(place.database, tmp_path / "truth.dump") as connection:
+        assert connection.execute(shown).scalar_one() == "0"
+    with place.database.read() as connection:
+        assert connection.execute(shown).scalar_one() != "0"
 
 
 def test_what_is_deleted_and_purged_while_objects_are_copied_is_deleted_in_the_restored(
