@@ -63,7 +63,7 @@ class Dispatcher:
 
     def _dispatch(self, connection: Connection, flight: jobs.InFlight, free: int) -> list[jobs.Departure]:
         cap = self._settings.in_flight_per_tenant
-        contenders = jobs.dispatchable(connection, flight, in_flight_per_tenant=cap, heads=min(free, cap) + 1)
+        contenders = jobs.dispatchable(connection, flight, in_flight_per_tenant=cap, heads=min(free, cap))
         return jobs.depart(connection, contenders, free, lambda job_ids: jobs.mark_all_dispatched(connection, job_ids))
 
     def _ring(self, job_ids: Sequence[str]) -> None:

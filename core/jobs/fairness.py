@@ -1,16 +1,19 @@
-"""Which jobs go next: weighted deficit round-robin over tenants (Shreedhar and Varghese, SIGCOMM 1995). Pure.
+"""Which jobs go next: weighted deficit round-robin over tenants, in its surplus form. Pure.
 
-A tenant's deficit is the device-seconds it may still spend, its turn a place in the round. A tenant at the head of the
-round that can't afford its next job is granted `quantum × weight`; if it still can't, the round goes on. Its deficit
-falls by a job's estimated cost when the job is picked; what the estimate missed is settled when the job ends, so a
-deficit may also be below zero. Old debts fade (`decayed`). State lives in the database, so that any
-orchestrator can go on.
+A tenant's deficit is what it has spent of its share, in device-seconds: never above zero, and a job may overdraw it, so
+that what a job is thought to cost never decides whether its tenant may begin (surplus round-robin: Adiseshu, Parulkar
+and Varghese, SIGCOMM 1996; DRR itself: Shreedhar and Varghese, SIGCOMM 1995). Only time that was really used is
+written into it, when a job ends; while jobs are in flight they count by their estimates. Rounds are as short as they
+can be: the next job is the one of the tenant with the least spent per weight, and whoever of equals has waited longest.
+
+Before a choice everyone is granted, by weight, what brings the best of those who may begin a job to zero. So somebody
+who comes back is level with the best of the others, and idle time can't be saved up. While a tenant has nothing
+waiting, its debts fade (`decayed`). State lives in the database, so that any orchestrator can go on.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,12 +30,13 @@ class Waiting:
 class Contender:
     """A tenant with jobs in the order in which it wants them; `room` is how many more it may have in flight.
 
-    `waiting` holds one job more than could be picked, if there is one: a tenant whose last job is picked has none left.
+    `in_flight` are the estimated device-seconds of those that it has, which its `deficit` does not show yet.
     """
 
     tenant_id: str
     weight: float
     deficit: float
+    in_flight: float
     turn: int
     room: int
     waiting: tuple[Waiting, ...]
@@ -47,95 +51,64 @@ class Selection:
     turns: dict[str, int]
 
 
-def decayed(deficit: float, elapsed_seconds: float, half_life_seconds: float) -> float:
-    """What is left of a debt after a time: nobody pays for ever for a wrong estimate.
-
-    A credit stays: it is what a tenant saves up for a job that costs many quanta, and would starve without.
-    """
-    if deficit >= 0.0:
-        return deficit
-    return float(deficit * 0.5 ** (max(0.0, elapsed_seconds) / half_life_seconds))
+def decayed(deficit: float, idle_seconds: float, half_life_seconds: float) -> float:
+    """What is left of a debt after a time without waiting jobs: nobody pays for ever for what it once used."""
+    return float(deficit * 0.5 ** (max(0.0, idle_seconds) / half_life_seconds))
 
 
-def select(contenders: Sequence[Contender], capacity: int, quantum: float) -> Selection:
+def select(contenders: Sequence[Contender], capacity: int) -> Selection:
     """Up to `capacity` jobs. Never picks nothing while there are capacity and a contender with room and jobs.
 
-    Among tenants that always have jobs waiting, the device-seconds per weight of any two differ by no more than a
-    quantum and each one's largest cost per weight, however often and with whatever capacity this is called.
+    Among tenants that always have jobs waiting and room, the device-seconds per weight of any two differ by no more
+    than the dearest job of the one that is ahead, per its weight, however often and with whatever capacity this is
+    called; by as much more as the estimates of what is in flight are wrong.
     """
     tenants = {tenant.tenant_id: _Ledger(tenant) for tenant in contenders}
-    order = deque(sorted((t for t in tenants.values() if t.wants), key=lambda t: (t.turn, t.tenant.tenant_id)))
-    last_turn = max((t.turn for t in tenants.values()), default=0)
+    order = [(*ledger.place, ledger) for ledger in tenants.values() if ledger.wants]
+    heapq.heapify(order)
+    last_turn = max((ledger.turn for ledger in tenants.values()), default=0)
     picked: list[Waiting] = []
-    refused = 0
     while order and len(picked) < capacity:
-        head = order[0]
-        if not head.affords():
-            head.deficit += quantum * head.tenant.weight
-        if not head.affords():
-            refused += 1
-            last_turn = _to_the_end(order, last_turn)
-            if refused == len(order):
-                _skip_idle_rounds(order, quantum)
-                refused = 0
-            continue
-        refused = 0
-        while head.wants and head.affords() and len(picked) < capacity:
-            picked.append(head.take())
-        if not head.wants:
-            order.popleft()
-            last_turn += 1
-            head.turn = last_turn
-        elif not head.affords():
-            last_turn = _to_the_end(order, last_turn)
+        ledger = heapq.heappop(order)[-1]
+        last_turn += 1
+        picked.append(ledger.take(last_turn))
+        if ledger.wants:
+            heapq.heappush(order, (*ledger.place, ledger))
+    granted = _grant(contenders) if picked else 0.0
     return Selection(
         tuple(picked),
-        {t.tenant.tenant_id: t.final_deficit for t in tenants.values()},
-        {t.tenant.tenant_id: t.turn for t in tenants.values()},
+        {t.tenant_id: min(0.0, t.deficit + granted * t.weight) for t in contenders},
+        {tenant_id: ledger.turn for tenant_id, ledger in tenants.items()},
     )
+
+
+def _grant(contenders: Sequence[Contender]) -> float:
+    """Seconds per weight; the same for all, so that it changes nobody's place among those who contend."""
+    return -max(t.deficit / t.weight for t in contenders if t.waiting and t.room > 0)
 
 
 class _Ledger:
     """A contender while jobs are picked."""
 
     def __init__(self, tenant: Contender) -> None:
-        self.tenant = tenant
-        self.deficit = tenant.deficit
+        self._tenant = tenant
+        self._in_flight = tenant.in_flight
+        self._taken = 0
         self.turn = tenant.turn
-        self.taken = 0
+
+    @property
+    def place(self) -> tuple[float, int, str]:
+        """The least goes first."""
+        spent = self._in_flight - self._tenant.deficit
+        return spent / self._tenant.weight, self.turn, self._tenant.tenant_id
 
     @property
     def wants(self) -> bool:
-        return self.taken < min(len(self.tenant.waiting), self.tenant.room)
+        return self._taken < min(len(self._tenant.waiting), self._tenant.room)
 
-    @property
-    def cost(self) -> float:
-        return self.tenant.waiting[self.taken].cost
-
-    def affords(self) -> bool:
-        return self.cost <= self.deficit
-
-    @property
-    def final_deficit(self) -> float:
-        """Whoever has nothing left to run keeps no credit: idle time can't be saved up."""
-        return min(self.deficit, 0.0) if self.taken >= len(self.tenant.waiting) else self.deficit
-
-    def take(self) -> Waiting:
-        job = self.tenant.waiting[self.taken]
-        self.deficit -= job.cost
-        self.taken += 1
+    def take(self, turn: int) -> Waiting:
+        job = self._tenant.waiting[self._taken]
+        self._in_flight += job.cost
+        self._taken += 1
+        self.turn = turn
         return job
-
-
-def _to_the_end(order: deque[_Ledger], last_turn: int) -> int:
-    head = order.popleft()
-    head.turn = last_turn + 1
-    order.append(head)
-    return head.turn
-
-
-def _skip_idle_rounds(order: deque[_Ledger], quantum: float) -> None:
-    """Grants at once the rounds in which nobody could afford a job, except the one in which somebody can."""
-    rounds = min(math.ceil((t.cost - t.deficit) / (quantum * t.tenant.weight)) for t in order) - 1
-    for ledger in order:
-        ledger.deficit += max(0, rounds) * quantum * ledger.tenant.weight

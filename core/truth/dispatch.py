@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -28,10 +29,9 @@ from core.truth.clock import from_now, now
 from core.truth.records import quotas_in
 from core.truth.tables import fair_shares, jobs, tenants
 
-QUANTUM_SECONDS = 30.0
-"""Device-seconds that a tenant of weight 1 is granted per round."""
-
 HALF_LIFE_SECONDS = 3600.0
+"""Of the debts of a tenant that has nothing waiting."""
+
 # The states are literals, as in the partial indexes that serve these: a parameter would hide them from the planner.
 QUEUED: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.QUEUED}'")
 RUNNING: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.RUNNING}'")
@@ -47,32 +47,38 @@ T = TypeVar("T")
 class InFlight:
     """Jobs that have left the backlog: how many run, how many wait for a worker to answer their doorbell.
 
-    `busy` are the workers that run any.
+    `charged` are their estimated device-seconds by tenant; `busy` are the workers that run any.
     """
 
     running: int
     unanswered: int
     by_tenant: dict[str, int]
+    charged: dict[str, float]
     busy: frozenset[str]
 
 
 def in_flight(connection: Connection) -> InFlight:
     running = connection.execute(
-        select(jobs.c.tenant_id, jobs.c.worker_id, func.count())
+        select(jobs.c.tenant_id, jobs.c.worker_id, func.count(), func.sum(jobs.c.charged_seconds))
         .where(RUNNING)
         .group_by(jobs.c.tenant_id, jobs.c.worker_id)
     ).all()
     unanswered = connection.execute(
-        select(jobs.c.tenant_id, func.count()).where(DISPATCHED).group_by(jobs.c.tenant_id)
+        select(jobs.c.tenant_id, func.count(), func.sum(jobs.c.charged_seconds))
+        .where(DISPATCHED)
+        .group_by(jobs.c.tenant_id)
     ).all()
     by_tenant: Counter[str] = Counter()
-    for tenant_id, *_, count in (*running, *unanswered):
+    charged: defaultdict[str, float] = defaultdict(float)
+    for tenant_id, *_, count, seconds in (*running, *unanswered):
         by_tenant[tenant_id] += count
+        charged[tenant_id] += seconds
     return InFlight(
-        running=sum(count for _, _, count in running),
-        unanswered=sum(count for _, count in unanswered),
+        running=sum(count for *_, count, _ in running),
+        unanswered=sum(count for *_, count, _ in unanswered),
         by_tenant=dict(by_tenant),
-        busy=frozenset(worker for _, worker, _ in running),
+        charged=dict(charged),
+        busy=frozenset(worker for _, worker, *_ in running),
     )
 
 
@@ -100,7 +106,6 @@ def dispatchable(
             share.deficit_seconds,
             share.turn,
             share.updated_at,
-            now().label("now"),
         )
         .join(fair_shares, share.tenant_id == tenants.c.id)
         .where(share.tenant_id.in_(sorted(waiting)))
@@ -111,20 +116,21 @@ def dispatchable(
         Contender(
             tenant_id=row.id,
             weight=row.weight,
-            deficit=decayed(row.deficit_seconds, (row.now - row.updated_at).total_seconds(), HALF_LIFE_SECONDS),
+            deficit=decayed(
+                row.deficit_seconds, (waiting[row.id].since - row.updated_at).total_seconds(), HALF_LIFE_SECONDS
+            ),
+            in_flight=flight.charged.get(row.id, 0.0),
             turn=row.turn,
-            room=_room(row.settings, flight.by_tenant.get(row.id, 0), in_flight_per_tenant, heads),
-            waiting=tuple(waiting[row.id]),
+            room=_room(row.settings, flight.by_tenant.get(row.id, 0), in_flight_per_tenant),
+            waiting=tuple(waiting[row.id].jobs),
         )
         for row in rows
     )
 
 
-def _room(settings: Mapping[str, Any], in_flight: int, default: int, heads: int) -> int:
-    """Under a quota above the default, no more than the heads show and one: whether others wait has to be known."""
+def _room(settings: Mapping[str, Any], in_flight: int, default: int) -> int:
     own = quotas_in(settings).jobs_in_flight
-    room = max(0, (default if own is None else own) - in_flight)
-    return min(room, heads - 1) if own is not None and own > default else room
+    return max(0, (default if own is None else own) - in_flight)
 
 
 def depart(
@@ -135,18 +141,13 @@ def depart(
 ) -> list[T]:
     """Picks up to `free` jobs fairly, has them taken by `take`, and writes the shares, in the contenders' transaction.
 
-    `take` gives what it took by the job's id; a tenant does not pay for a job that could not leave after all.
+    `take` gives what it took by the job's id, and has it charged with its estimate.
     """
-    selection = fairness.select(contenders, free, QUANTUM_SECONDS)
-    owners = {job.job_id: tenant.tenant_id for tenant in contenders for job in tenant.waiting}
-    deficits = dict(selection.deficits)
+    selection = fairness.select(contenders, free)
     taken = take([job.job_id for job in selection.picked])
-    for job in selection.picked:
-        if job.job_id not in taken:
-            deficits[owners[job.job_id]] += job.cost
     before = {tenant.tenant_id: (tenant.deficit, tenant.turn) for tenant in contenders}
-    changed = {id_: d for id_, d in deficits.items() if (d, selection.turns[id_]) != before[id_]}
-    charge(connection, changed, selection.turns)
+    changed = {id_: d for id_, d in selection.deficits.items() if (d, selection.turns[id_]) != before[id_]}
+    grant(connection, changed, selection.turns)
     return [taken[job.job_id] for job in selection.picked if job.job_id in taken]
 
 
@@ -185,7 +186,7 @@ def mark_all_dispatched(connection: Connection, job_ids: Sequence[str]) -> dict[
     }
 
 
-def charge(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:
+def grant(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:
     """Writes the shares after a selection, in the transaction that locked them by `dispatchable`."""
     if not deficits:
         return
@@ -224,9 +225,17 @@ def unring(connection: Connection, job_ids: Iterable[str]) -> None:
         connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.state == State.QUEUED).values(rung_at=None))
 
 
-def _heads(connection: Connection, heads: int, among: ColumnElement[bool]) -> dict[str, list[Waiting]]:
+@dataclass(slots=True)
+class _Heads:
+    """A tenant's first jobs; `since` is when the oldest of them came."""
+
+    since: datetime
+    jobs: list[Waiting] = field(default_factory=list)
+
+
+def _heads(connection: Connection, heads: int, among: ColumnElement[bool]) -> dict[str, _Heads]:
     """Reads as many rows as it returns, however many wait, and asks only for tenants that have any."""
-    columns = jobs.c.id, jobs.c.tenant_id, jobs.c.cost_estimate_seconds
+    columns = jobs.c.id, jobs.c.tenant_id, jobs.c.cost_estimate_seconds, jobs.c.created_at
     queue = select(*columns).where(WAITING, among).order_by(*_PLACE).limit(heads)
     if connection.dialect.name == "postgresql":
         tenant = _waiting_tenants().subquery()
@@ -236,9 +245,11 @@ def _heads(connection: Connection, heads: int, among: ColumnElement[bool]) -> di
         # SQLite has no LATERAL, and no server to go and come back from for each tenant.
         tenant_ids = connection.execute(_waiting_tenants()).scalars().all()
         rows = [row for id_ in tenant_ids for row in connection.execute(queue.where(jobs.c.tenant_id == id_))]
-    waiting: dict[str, list[Waiting]] = {}
+    waiting: dict[str, _Heads] = {}
     for row in rows:
-        waiting.setdefault(row.tenant_id, []).append(Waiting(row.id, float(row.cost_estimate_seconds)))
+        first = waiting.setdefault(row.tenant_id, _Heads(row.created_at))
+        first.since = min(first.since, row.created_at)
+        first.jobs.append(Waiting(row.id, float(row.cost_estimate_seconds)))
     return waiting
 
 

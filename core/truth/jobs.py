@@ -13,7 +13,6 @@ from core.truth.clock import from_now
 from core.truth.dispatch import (
     Departure,
     InFlight,
-    charge,
     depart,
     dispatchable,
     in_flight,
@@ -50,7 +49,6 @@ __all__ = [
     "PackLimits",
     "advance",
     "advance_all",
-    "charge",
     "claim",
     "claim_mates",
     "claim_next",

@@ -43,9 +43,7 @@ def claim_next(
         if claimed := claim_all(connection, [job_id], worker_id, lease_seconds, skip_locked=True):
             return claimed[0]
     cap = limits.in_flight_per_tenant
-    contenders = dispatchable(
-        connection, flight, in_flight_per_tenant=cap, heads=min(1, cap) + 1, among=_untried(base_digest)
-    )
+    contenders = dispatchable(connection, flight, in_flight_per_tenant=cap, heads=1, among=_untried(base_digest))
     mates = _Mates(connection, worker_id, lease_seconds, sys.maxsize)
     return next(iter(depart(connection, contenders, 1, mates.take_from_backlog)), None)
 
@@ -71,7 +69,7 @@ def claim_mates(
         return taken
     cap = limits.in_flight_per_tenant
     contenders = dispatchable(
-        connection, flight, in_flight_per_tenant=cap, heads=min(room, cap) + 1, among=_untried(base_digest)
+        connection, flight, in_flight_per_tenant=cap, heads=min(room, cap), among=_untried(base_digest)
     )
     return [*taken, *depart(connection, contenders, room - len(taken), mates.take_from_backlog)]
 

@@ -19,7 +19,7 @@ _NEW_EVENTS = insert(job_events).values(at=now()).returning(job_events.c.id)
 _SETTLED = (
     update(fair_shares)
     .where(fair_shares.c.tenant_id == bindparam("tenant"))
-    .values(deficit_seconds=fair_shares.c.deficit_seconds + bindparam("seconds"))
+    .values(deficit_seconds=fair_shares.c.deficit_seconds - bindparam("seconds"), updated_at=now())
 )
 _BANK = (
     update(tenants)
@@ -251,19 +251,16 @@ def _columns(before: JobState, after: JobState) -> dict[str, Any]:
 
 
 def _settle(connection: Connection, rows: Sequence[Row[Any]]) -> None:
-    """Corrects what tenants were charged at dispatch by what claims really took: each its part of a shared run."""
-    if not rows:
+    """Has tenants pay what claims really took, each its part of a shared run, in place of the estimates."""
+    ran = [row for row in rows if State(row.state) is State.RUNNING and row.started_at is not None]
+    if not ran:
         return
     clock = connection.execute(select(now())).scalar_one()
-    owed: dict[str, float] = {}
-    for row in rows:
-        used = 0.0
-        if State(row.state) is State.RUNNING and row.started_at is not None:
-            used = max(0.0, (clock - row.started_at).total_seconds()) / (row.pack_jobs or 1)
-        owed[row.tenant_id] = owed.get(row.tenant_id, 0.0) + row.charged_seconds - used
-    changes = [{"tenant": tenant_id, "seconds": owed[tenant_id]} for tenant_id in sorted(owed) if owed[tenant_id]]
-    if changes:
-        connection.execute(_SETTLED, changes)
+    used: dict[str, float] = {}
+    for row in ran:
+        seconds = max(0.0, (clock - row.started_at).total_seconds()) / (row.pack_jobs or 1)
+        used[row.tenant_id] = used.get(row.tenant_id, 0.0) + seconds
+    connection.execute(_SETTLED, [{"tenant": tenant_id, "seconds": used[tenant_id]} for tenant_id in sorted(used)])
 
 
 def _fail_memories(connection: Connection, memory_ids: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from core.jobs.fairness import Contender, Waiting, select
-from core.truth.dispatch import HALF_LIFE_SECONDS, QUANTUM_SECONDS
+from core.truth.dispatch import HALF_LIFE_SECONDS
 from tests.benchmarks.fairness_model import (
     CAP,
     FULL,
@@ -76,8 +76,8 @@ def simulate(size: Size, seed: int) -> dict[str, Any]:
 def _shares(queue: FairShares) -> dict[str, Any]:
     """Among the tenants that had jobs waiting all the time: how equal their seconds per weight are.
 
-    The deviation is the largest between any two at any sample; the promise is a quantum and the dearest job of each,
-    per weight.
+    The deviation is the largest between any two at any sample; the promise is the dearest job of the one ahead, per
+    its weight.
     """
     places = sorted(queue.always)
     if len(places) < 2:
@@ -88,10 +88,10 @@ def _shares(queue: FairShares) -> dict[str, Any]:
         served, longest = (np.array([sample[place][n] for place in places]) / weights for n in (0, 1))
         apart = served[:, None] - served[None, :]
         largest = max(largest, float(apart.max()))
-        of_promise = max(of_promise, float((apart / (QUANTUM_SECONDS + longest[:, None] + longest[None, :])).max()))
+        of_promise = max(of_promise, float((apart / longest[:, None]).max()))
     return {
         "jain": round(float(served.sum() ** 2 / (len(served) * (served**2).sum())), 5),
-        "largest_deviation_quanta": round(largest / QUANTUM_SECONDS, 2),
+        "largest_deviation_seconds": round(largest, 1),
         "largest_deviation_of_promise": round(of_promise, 3),
         "always_backlogged": len(places),
         "mean_seconds_per_weight": round(float(served.mean()), 1),
@@ -110,16 +110,19 @@ def decision_seconds(sizes: Sequence[int], seed: int, passes: int = 15) -> dict[
     rng = np.random.default_rng(seed)
     measured = {}
     for size in sizes:
-        costs = 20.0 * (1.0 + rng.pareto(1.5, (size, _FREE + 1)))
+        costs = 20.0 * (1.0 + rng.pareto(1.5, (size, _FREE)))
         waiting = [
             tuple(Waiting(f"{place}:{n}", float(cost)) for n, cost in enumerate(row)) for place, row in enumerate(costs)
         ]
         shares = [(0.0, 0)] * size
         took = []
         for _ in range(passes):
-            contenders = [Contender(f"{p:06d}", 1.0, *shares[p], CAP, waiting[p]) for p in range(size)]
+            contenders = [
+                Contender(f"{place:06d}", 1.0, deficit, 0.0, turn, CAP, waiting[place])
+                for place, (deficit, turn) in enumerate(shares)
+            ]
             started = time.thread_time()
-            selection = select(contenders, _FREE, QUANTUM_SECONDS)
+            selection = select(contenders, _FREE)
             took.append(time.thread_time() - started)
             shares = [(selection.deficits[c.tenant_id], selection.turns[c.tenant_id]) for c in contenders]
         measured[str(size)] = round(statistics.median(took), 6)
@@ -136,7 +139,6 @@ def main() -> None:
         **simulate(size, options.seed),
         "seconds_per_decision": decisions[str(DECISION_SIZES[-1])],
         "seconds_per_decision_by_contenders": decisions,
-        "quantum_seconds": QUANTUM_SECONDS,
         "half_life_seconds": HALF_LIFE_SECONDS,
         "in_flight_per_tenant": CAP,
         "light_load": LIGHT_LOAD,

@@ -1,6 +1,6 @@
 """A dispatcher of simulated time around the real choice: tenants' queues, shares, workers that are busy for a while.
 
-Real are `core.jobs.fairness`, its quantum and half-life, the cap on jobs in flight, and when shares are written and
+Real are `core.jobs.fairness`, its half-life, the cap on jobs in flight, and when shares are written and
 settled, as `core.truth.dispatch.depart` and `core.truth.transitions` do it. A worker takes one job at a time.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from core.jobs.fairness import Contender, Waiting, decayed, select
 from core.settings import JobSettings
-from core.truth.dispatch import HALF_LIFE_SECONDS, QUANTUM_SECONDS
+from core.truth.dispatch import HALF_LIFE_SECONDS
 
 CAP = JobSettings().in_flight_per_tenant
 TICK_SECONDS = JobSettings().dispatch_interval_seconds
@@ -41,7 +41,7 @@ class Size:
 
 
 FULL = Size(10_000, 100, 200, 7200.0)
-SMALL = Size(300, 10, 20, 2400.0)
+SMALL = Size(300, 10, 20, 7200.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Backlog(Protocol):
 
     def pick(self, free: int, now: float) -> list[SimJob]: ...
 
-    def end(self, job: SimJob) -> None: ...
+    def end(self, job: SimJob, now: float) -> None: ...
 
 
 class FirstComeFirstServed:
@@ -121,13 +121,13 @@ class FirstComeFirstServed:
     def pick(self, free: int, now: float) -> list[SimJob]:
         return [self._queue.popleft() for _ in range(min(free, len(self._queue)))]
 
-    def end(self, job: SimJob) -> None:
+    def end(self, job: SimJob, now: float) -> None:
         return
 
 
 @dataclass(slots=True)
 class Tenant:
-    """`served`: device-seconds as they are charged; `longest`: the dearest job so far, as thought or as it was."""
+    """Device-seconds `served`: of what has ended as it was, of the rest as thought; `longest`: the dearest job."""
 
     weight: float
     queue: deque[SimJob] = field(default_factory=deque)
@@ -135,18 +135,16 @@ class Tenant:
     turn: int = 0
     updated_at: float = 0.0
     in_flight: int = 0
+    charged: float = 0.0
     served: float = 0.0
     longest: float = 0.0
 
-    def share(self) -> tuple[float, float]:
-        """Served, and the dearest job so far, the one that it now saves up for included."""
-        return self.served, max(self.longest, self.queue[0].estimate)
-
-    def contender(self, place: int, now: float, heads: int) -> Contender:
+    def contender(self, place: int, heads: int) -> Contender:
         return Contender(
             tenant_id=f"{place:06d}",
             weight=self.weight,
-            deficit=decayed(self.deficit, now - self.updated_at, HALF_LIFE_SECONDS),
+            deficit=decayed(self.deficit, self.queue[0].at - self.updated_at, HALF_LIFE_SECONDS),
+            in_flight=self.charged,
             turn=self.turn,
             room=max(0, CAP - self.in_flight),
             waiting=tuple(Waiting(f"{place:06d}", job.estimate) for job in islice(self.queue, heads)),
@@ -174,10 +172,10 @@ class FairShares:
     def pick(self, free: int, now: float) -> list[SimJob]:
         if not self._began:
             self._began, self.always = True, set(self._backlogged)
-        heads = min(free, CAP) + 1
-        contenders = [self.tenants[place].contender(place, now, heads) for place in sorted(self._backlogged)]
+        heads = min(free, CAP)
+        contenders = [self.tenants[place].contender(place, heads) for place in sorted(self._backlogged)]
         self.most_contenders = max(self.most_contenders, len(contenders))
-        selection = select(contenders, free, QUANTUM_SECONDS)
+        selection = select(contenders, free)
         for before in contenders:
             after = selection.deficits[before.tenant_id], selection.turns[before.tenant_id]
             if after != (before.deficit, before.turn):
@@ -186,19 +184,22 @@ class FairShares:
         picked = [self._leave(int(job.job_id)) for job in selection.picked]
         self.always &= self._backlogged
         if now >= self._sample_seconds * (len(self.samples) + 1):
-            self.samples.append({p: self.tenants[p].share() for p in self.always})
+            self.samples.append({p: (self.tenants[p].served, self.tenants[p].longest) for p in self.always})
         return picked
 
-    def end(self, job: SimJob) -> None:
+    def end(self, job: SimJob, now: float) -> None:
         tenant = self.tenants[job.tenant]
         tenant.in_flight -= 1
-        tenant.deficit += job.estimate - job.cost
+        tenant.charged -= job.estimate
+        tenant.deficit -= job.cost
+        tenant.updated_at = now
         tenant.served += job.cost - job.estimate
 
     def _leave(self, place: int) -> SimJob:
         tenant = self.tenants[place]
         job = tenant.queue.popleft()
         tenant.in_flight += 1
+        tenant.charged += job.estimate
         tenant.served += job.estimate
         tenant.longest = max(tenant.longest, job.estimate, job.cost)
         if not tenant.queue:
@@ -217,7 +218,7 @@ def run(backlog: Backlog, jobs: Sequence[SimJob], workers: int, seconds: float) 
             backlog.arrive(jobs[place])
             place += 1
         while running and running[0][0] <= now:
-            backlog.end(heapq.heappop(running)[2])
+            backlog.end(heapq.heappop(running)[2], now)
         if len(running) < workers:
             for job in backlog.pick(workers - len(running), now):
                 began[job.number] = now

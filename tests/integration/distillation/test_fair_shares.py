@@ -63,11 +63,6 @@ def cluster(tmp_path: Path, postgres_url: str) -> Iterator[Stack]:
         database.dispose()
 
 
-@pytest.mark.xfail(
-    reason="Settled overestimates keep a flood at the head of the round: docs/performance.md, Fair shares",
-    raises=AssertionError,
-    strict=False,
-)
 def test_a_job_begins_within_two_job_lengths_of_another_tenants_thousand(cluster: Stack) -> None:
     cost = estimated_seconds(1, RecipeSettings())
     flood = cluster
