@@ -99,16 +99,16 @@ class Attempt:
             if self.claim.memory.base_digest != self.at.base.digest:
                 problem = "This worker has another base model than the one the memory was admitted for; send it again."
                 raise MemoryFailed(Reason.WRONG_BASE, WrongBase.code, problem)
-            adopted = self.at.exports.adopt(self.claim)
+            adopted = self._patiently(lambda: self.at.exports.adopt(self.claim))
             if adopted is not None:
                 self._publish(adopted, Outcome.ADOPTED)
             else:
-                context = self._context()
+                context = self._patiently(self._context)
         return context
 
     def place(self, directory: Path, context: bytes) -> MemoryRequest:
-        """Puts what the trainer needs into the run's directory."""
-        return place_memory(directory, self.claim, context, self.at.exports, self._tell)
+        """Puts what the trainer needs into the run's directory. Raises `LeaseLost`."""
+        return self._patiently(lambda: place_memory(directory, self.claim, context, self.at.exports, self._tell))
 
     def report(self, line: Progress) -> Advance | None:
         """What is to be written down of a line of the trainer's progress, if anything."""
@@ -144,7 +144,7 @@ class Attempt:
         if self.open:
             with self._ending():
                 began = time.monotonic()
-                publication = self.at.exports.upload(self.claim, result, result.directory)
+                publication = self._patiently(lambda: self.at.exports.upload(self.claim, result, result.directory))
                 self.at.metrics.job_seconds.labels(Phase.PUBLISHING).observe(time.monotonic() - began)
         return publication
 
@@ -302,12 +302,20 @@ class Attempt:
         return self._write(lambda connection: jobs.get_job(connection, self.claim.job.tenant_id, self.claim.job.id))
 
     def _write(self, write: Callable[[Connection], T]) -> T:
-        """Writes how the attempt ends; while the lease is held, a database that is away is asked again."""
+        """Writes how the attempt ends."""
         self.lease.settle()
+
+        def commit() -> T:
+            with self.at.database.begin() as connection:
+                return write(connection)
+
+        return self._patiently(commit)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """While the lease is held, a database that is away is asked again; stored objects need it for their keys."""
         while True:
             try:
-                with self.at.database.begin() as connection:
-                    return write(connection)
+                return work()
             except SQLAlchemyError as problem:
                 if self.lease.lost:
                     raise LeaseLost from problem

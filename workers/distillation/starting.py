@@ -20,12 +20,15 @@ _STORE_ATTEMPTS = 4
 def place_memory(
     directory: Path, claim: Claim, context: bytes, exports: Exports, tell: Callable[[str], None]
 ) -> MemoryRequest:
-    """Puts into the run's directory what the trainer needs for one memory; `tell` hears of a start from scratch."""
+    """Puts into the run's directory what the trainer needs for one memory; `tell` hears of a start from scratch.
+
+    May be called again after an error.
+    """
     memory = claim.memory
     context_path = directory / f"{memory.id}.json"
     context_path.write_bytes(context)
     export = directory / memory.id
-    export.mkdir()
+    export.mkdir(exist_ok=True)
     start_from = None
     if memory.manifest_key is not None:
         try:
@@ -48,7 +51,7 @@ def _fetch(exports: Exports, manifest_key: str, directory: Path) -> Path:
     manifest = retrying(lambda: read_manifest(exports.store, manifest_key), attempts=_STORE_ATTEMPTS)
     if manifest.rank != exports.recipe.rank:
         raise AdapterInvalid(f"It has rank {manifest.rank}, and the recipe {exports.recipe.rank}.")
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     for file in manifest.files:
         (directory / file.name).write_bytes(_read(exports, manifest, file))
     validate_adapter(directory, expected_layers=exports.expected_layers, base_digest=exports.base.digest)

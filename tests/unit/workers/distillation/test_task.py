@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, update
@@ -117,6 +118,34 @@ def test_a_store_that_is_away_costs_no_attempt_and_an_object_that_it_cannot_give
     bench.worker = replace(bench.worker, store=store)
     assert bench.perform(job_id) is outcome
     assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("queued", attempts)
+
+
+def test_a_database_that_is_away_when_keys_are_asked_for_costs_no_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sealed objects need it: at the context, at the version that is built on, and at the upload."""
+    first = bench.admit("train")
+    bench.perform(first)
+    seen: set[tuple[str, str]] = set()
+
+    def once_away(name: str) -> Callable[..., Any]:
+        real = getattr(bench.worker.store, name)
+
+        def call(key: str, *arguments: Any, **options: Any) -> Any:
+            if (name, key) not in seen:
+                seen.add((name, key))
+                raise OperationalError("SELECT", {}, Exception("server closed the connection"))
+            return real(key, *arguments, **options)
+
+        return call
+
+    second = bench.revise(first, "train")
+    monkeypatch.setattr("workers.distillation.attempt.RETRY_SECONDS", 0.0)
+    for name in ("get", "put"):
+        monkeypatch.setattr(bench.worker.store, name, once_away(name))
+    assert bench.perform(second) is Outcome.SUCCEEDED
+    assert (bench.job(second).attempts, bench.memory(second).version) == (1, 2)
+    assert not [event for event in bench.events(second) if "scratch" in event.message]
 
 
 def test_a_planned_shutdown_gives_the_job_back_without_counting(bench: Bench, pids: Path) -> None:
