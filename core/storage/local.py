@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from core.errors import ObjectMissing, StorageError
+from core.storage.durable_folders import DurableFolders, sync_folder
 from core.storage.object_store import BINARY, ObjectInfo, check_key, folder, is_key
 
 _INCOMING = ".incoming"
@@ -24,6 +25,7 @@ class LocalStore:
 
     def __init__(self, directory: Path) -> None:
         self._root = directory
+        self._folders = DurableFolders(directory)
         with _failures(f"prepare {directory}"):
             (directory / _INCOMING).mkdir(parents=True, exist_ok=True)
 
@@ -89,7 +91,7 @@ class LocalStore:
     def _place(self, incoming: Path, path: Path) -> None:
         for _ in range(_PLACING_ATTEMPTS):
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self._folders.make(path.parent)
                 incoming.replace(path)
                 break
             except FileNotFoundError:  # a concurrent delete removed the empty folder
@@ -99,25 +101,15 @@ class LocalStore:
                     raise
         else:
             raise StorageError(f"The folder of {path.name} keeps vanishing.")
-        for parent in self._folders(path.parent):
-            _sync_directory(parent)
-
-    def _folders(self, directory: Path) -> Iterator[Path]:
-        """`directory` and its parents, up to and with the root."""
-        while True:
-            yield directory
-            if directory == self._root:
-                return
-            directory = directory.parent
+        sync_folder(path.parent)
 
     def _remove_empty_folders(self, directory: Path) -> None:
-        for parent in self._folders(directory):
-            if parent == self._root:
-                return
+        while directory != self._root:
             try:
-                parent.rmdir()
+                directory.rmdir()
             except OSError:  # not empty, or already gone
                 return
+            directory = directory.parent
 
 
 @contextmanager
@@ -152,14 +144,3 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    try:
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:  # the object was deleted again meanwhile
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

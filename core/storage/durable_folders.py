@@ -1,0 +1,81 @@
+"""Folders whose names are on disk, all the way up: what a synced file still needs to outlive a power failure."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+
+_KEPT = 256
+"""Folders remembered; each keeps a file descriptor, so that its inode is not given to another folder meanwhile."""
+
+
+class DurableFolders:
+    """Makes folders below `root`, and remembers which of them need no sync any more. For any number of threads.
+
+    Who made a folder does not matter: one that is seen for the first time may have been made by another process that
+    has not synced it yet. One that was removed and made again is another one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: OrderedDict[Path, int] = OrderedDict()
+        self._lock = Lock()
+
+    def make(self, folder: Path) -> None:
+        """The folder is there, and so it will be after a power failure. Raises `OSError`."""
+        missing: list[Path] = []
+        while folder != self._root and not self._is_known(folder):
+            missing.append(folder)
+            folder = folder.parent
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)
+            handle = os.open(one, os.O_RDONLY | os.O_DIRECTORY)
+            sync_folder(one.parent)
+            self._remember(one, handle)
+
+    def _is_known(self, folder: Path) -> bool:
+        with self._lock:
+            handle = self._known.get(folder)
+            if handle is None:
+                return False
+            try:
+                same = os.path.samestat(os.fstat(handle), folder.stat())
+            except FileNotFoundError:
+                same = False
+            if same:
+                self._known.move_to_end(folder)
+            else:
+                os.close(self._known.pop(folder))
+            return same
+
+    def _remember(self, folder: Path, handle: int) -> None:
+        with self._lock:
+            forgotten = self._known.pop(folder, None)
+            self._known[folder] = handle
+            if forgotten is None and len(self._known) > _KEPT:
+                _, forgotten = self._known.popitem(last=False)
+            if forgotten is not None:
+                os.close(forgotten)
+
+    def close(self) -> None:
+        """Gives the descriptors back; what is asked for later is synced again."""
+        with self._lock:
+            while self._known:
+                os.close(self._known.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on disk; one that is gone has none."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
