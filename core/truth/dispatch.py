@@ -144,6 +144,8 @@ def depart(
     `take` gives what it took by the job's id, and has it charged with its estimate.
     """
     selection = fairness.select(contenders, free)
+    if not selection.picked:
+        return []
     taken = take([job.job_id for job in selection.picked])
     before = {tenant.tenant_id: (tenant.deficit, tenant.turn) for tenant in contenders}
     changed = {id_: d for id_, d in selection.deficits.items() if (d, selection.turns[id_]) != before[id_]}

@@ -148,19 +148,13 @@ def advance_all(connection: Connection, advances: Sequence[Advance]) -> dict[str
     """Reports many, in order, several of one job too; the jobs by id, without those whose lease is lost."""
     claims = {one.claim.job.id: one.claim for one in advances}
     rows = {row.id: row for row in lock_jobs(connection, list(claims)) if _is_held(row, claims[row.id])}
-    left = [one for one in advances if one.claim.job.id in rows]
-    while left:
-        first: dict[str, Advance] = {}
-        for one in left:
-            first.setdefault(one.claim.job.id, one)
-        moves = [
-            Move(rows[id_], Advanced(Phase(one.phase), one.progress), one.message, one.level, one.data)
-            for id_, one in first.items()
-        ]
-        moved = apply_all(connection, moves, jobs.c.lease_until > now())
-        rows = {id_: moved.get(id_, row) for id_, row in rows.items() if id_ in moved or id_ not in first}
-        left = [one for one in left if one is not first[one.claim.job.id] and one.claim.job.id in rows]
-    return {id_: job_of(row) for id_, row in rows.items()}
+    moves = [
+        Move(rows[one.claim.job.id], Advanced(Phase(one.phase), one.progress), one.message, one.level, one.data)
+        for one in advances
+        if one.claim.job.id in rows
+    ]
+    moved = apply_all(connection, moves, jobs.c.lease_until > now())
+    return {id_: job_of(row) for id_, row in moved.items()}
 
 
 def run_together(connection: Connection, claims: Sequence[Claim]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,44 +100,61 @@ def apply(connection: Connection, move: Move, *guards: ColumnElement[bool], **va
 def apply_all(
     connection: Connection, moves: Sequence[Move], *guards: ColumnElement[bool], **values: Any
 ) -> dict[str, Row[Any]]:
-    """Moves jobs, each once, writes their events, and settles what an end means for others; the new rows by id.
+    """Moves jobs, one by several moves in their order, and settles what ends mean for others; the new rows by id.
 
     An update only hits where the row is still in the state and epoch that was read, and every guard holds; of a job
-    that it does not hit nothing changes, and it is not in the answer. Jobs that come from one state by one event go in
+    that it does not hit nothing changes, and it is not in the answer. Jobs that come from one state to one other go in
     one statement. Raises `IllegalTransition` where the state machine does, before anything is written.
     """
-    alike: dict[tuple[JobState, JobState], list[Move]] = {}
+    ways: dict[str, _Way] = {}
     for move in moves:
-        before = state_of(move.row)
-        alike.setdefault((before, transition(before, move.event)), []).append(move)
+        ways.setdefault(move.row.id, _Way(move.row)).go(move)
+    alike: dict[tuple[JobState, JobState], list[str]] = {}
+    for job_id, way in ways.items():
+        alike.setdefault((way.states[0], way.states[-1]), []).append(job_id)
     changed: dict[str, Row[Any]] = {}
-    events: list[NewEvent] = []
-    settled: list[Row[Any]] = []
-    failed: list[str] = []
-    for (before, after), group in alike.items():
+    for (before, after), job_ids in alike.items():
         statement = (
             update(jobs)
-            .where(
-                jobs.c.id.in_([move.row.id for move in group]),
-                jobs.c.state == before.state,
-                jobs.c.epoch == before.epoch,
-                *guards,
-            )
+            .where(jobs.c.id.in_(job_ids), jobs.c.state == before.state, jobs.c.epoch == before.epoch, *guards)
             .values(**(values | _columns(before, after)))
             .returning(*jobs.c)
         )
         changed |= {row.id: row for row in connection.execute(statement)}
-        hit = [move for move in group if move.row.id in changed]
-        type_, told = _event_type(before, after), _event_data(after)
-        events += [NewEvent(move.row.id, type_, move.message, move.level, {**told, **move.data}) for move in hit]
-        if after.state in ENDED or _leaves(before, after):
-            settled += [move.row for move in hit]
-        if after.state in ENDED and after.state is not State.SUCCEEDED:
-            failed += [move.row.memory_id for move in hit]
-    write_events(connection, events)
-    _settle(connection, settled)
-    _fail_memories(connection, failed)
+    gone = [way for job_id, way in ways.items() if job_id in changed]
+    write_events(connection, [event for way in gone for event in way.events()])
+    _settle(connection, [way.row for way in gone if way.ends or _leaves(way.states[0], way.states[-1])])
+    _fail_memories(connection, [way.row.memory_id for way in gone if way.ends and not way.succeeds])
     return changed
+
+
+@dataclass(slots=True)
+class _Way:
+    """A job's states, from that of its row on, and the moves that lead from each to the next."""
+
+    row: Row[Any]
+    states: list[JobState] = field(init=False)
+    moves: list[Move] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.states = [state_of(self.row)]
+
+    def go(self, move: Move) -> None:
+        self.states.append(transition(self.states[-1], move.event))
+        self.moves.append(move)
+
+    @property
+    def ends(self) -> bool:
+        return self.states[-1].state in ENDED
+
+    @property
+    def succeeds(self) -> bool:
+        return self.states[-1].state is State.SUCCEEDED
+
+    def events(self) -> Iterator[NewEvent]:
+        for move, before, after in zip(self.moves, self.states, self.states[1:], strict=False):
+            told = {**_event_data(after), **move.data}
+            yield NewEvent(self.row.id, _event_type(before, after), move.message, move.level, told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,8 @@ def _of_tenant(stack: Stack, tenant: Tenant) -> Iterator[str]:
     published: dict[str, list[int]] = {}
     for row in job_rows:
         events = [event for event in event_rows if event.job_id == row.id]
-        yield from replayed(row, events)
+        purged = row.memory_id in known and known[row.memory_id].purged_at is not None
+        yield from replayed(row, events, purged=purged)
         yield from _ended_well(row, asked.get(row.id, ""), tenant)
         published.setdefault(row.memory_id, []).extend(e.data["version"] for e in events if "version" in e.data)
     for memory in known.values():
@@ -151,12 +152,13 @@ def _of_tenant(stack: Stack, tenant: Tenant) -> Iterator[str]:
     yield from _objects(stack, tenant, known)
 
 
-def replayed(row: Any, events: Sequence[Any]) -> Iterator[str]:
+def replayed(row: Any, events: Sequence[Any], *, purged: bool) -> Iterator[str]:
     """The job's events, played back through the pure state machine, must end in its row.
 
     The purge of a deleted memory blanks the events of its progress: there what they said is taken from the next one.
     """
-    blanked = any(not event.data for event in events)
+    if not purged and any(not event.message for event in events):
+        yield f"job {row.id} has lost what its events say, and its memory is not purged"
     job = transition(JobState(), Accepted())
     if not events or events[0].data.get("state") != State.QUEUED:
         yield f"job {row.id} has no first event"
@@ -164,7 +166,7 @@ def replayed(row: Any, events: Sequence[Any]) -> Iterator[str]:
     for event in events[1:]:
         if "state" not in event.data:
             continue
-        befores = (job, *(_advanced(job, event.data) if blanked else ()))
+        befores = (job, *(_advanced(job, event.data) if purged else ()))
         after = next((made for one in befores for made in _possible(one, event.data) if _fits(made, event.data)), None)
         if after is None:
             yield f"job {row.id}: no transition leads from {job} to event {event.id}, {event.data}"

@@ -29,3 +29,11 @@ def test_a_process_killed_at_any_step_costs_an_attempt_and_no_memory(stack: Stac
     _, job_id = tenant.remember("train")
     tenant.ended(job_id)
     assert len(stack.orders.taken(point)) == 1
+
+
+def test_a_process_killed_while_it_takes_jobs_from_the_backlog_loses_none(stack: Stack, tenant: Tenant) -> None:
+    stack.orders.give("backlog: claimed before commit", "kill")
+    made = [tenant.remember("last 0.5")[1] for _ in range(6)]
+    for job_id in made:
+        tenant.ended(job_id)
+    assert len(stack.orders.taken("backlog: claimed before commit")) == 1
