@@ -46,7 +46,7 @@ test-api-long: $(STAMPS)/install-dev
 	$(BIN)/python -m pytest -rA --tb=short tests/integration/gateway/test_any_request.py tests/integration/inference/test_any_question.py
 
 test: $(STAMPS)/install-dev servers
-	$(BIN)/python -m pytest -m "not exhaustive" --ignore tests/faults
+	$(BIN)/python -m pytest -m "not exhaustive"
 
 test-faults: $(STAMPS)/install-dev servers
 	$(BIN)/python -m pytest tests/faults tests/unit/faults
