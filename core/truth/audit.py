@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
-from core.truth.clock import now
+from core.truth.inserting import insert_rows
 from core.truth.records import AuditRecord
 from core.truth.tables import audit_log
 
@@ -44,7 +44,6 @@ Subject = tuple[SubjectKind, str]
 Deed = tuple[Subject, Mapping[str, Any]]
 """A subject, and what else there is to say of what was done to it."""
 
-_INSERT = insert(audit_log).values(at=now())
 
 # Ids, numbers, digests, and words of ours; neither a space nor anything else that people's texts are made of.
 _WORD = re.compile(r"[A-Za-z0-9_.:+-]{0,128}")
@@ -99,8 +98,7 @@ def record_all(connection: Connection, tenant_id: str, actor: Actor, action: Act
     ]
     for row in rows:
         _refuse_text([row["subject_id"], row["data"]])
-    if rows:
-        connection.execute(_INSERT, rows)
+    insert_rows(connection, audit_log, rows, "at")
 
 
 def fingerprint(name: str) -> str:

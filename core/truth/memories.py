@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from core.errors import IdempotencyConflict, LatentBankError, NotFound
 from core.ids import new_id
@@ -13,6 +13,7 @@ from core.jobs.states import OPEN, Accepted, JobState, Reason, transition
 from core.truth import banks, deletions, usage
 from core.truth.audit import UNNAMED, Actor, Deed, record, record_all
 from core.truth.clock import now
+from core.truth.inserting import insert_returning, insert_rows
 from core.truth.pages import older_than
 from core.truth.records import (
     NO_QUOTAS,
@@ -37,7 +38,6 @@ from core.truth.transitions import (
 
 _COPIED = tuple(name for name in NewMemory.__slots__ if name in memories.c and name != "tenant_id")
 """The fields of an offer that its memory's row takes as they are."""
-_WITH_CREATION = {table: insert(table).values(created_at=now()) for table in (memories, jobs, idempotency_keys)}
 
 
 def find_idempotent(connection: Connection, tenant_id: str, key: str, body_sha256: str) -> tuple[Memory, Job] | None:
@@ -308,7 +308,7 @@ def note_idempotency(
     connection: Connection, tenant_id: str, key: str, body_sha256: str | None, memory_id: str, job_id: str
 ) -> None:
     fields = {"tenant_id": tenant_id, "key": key, "body_sha256": body_sha256, "memory_id": memory_id, "job_id": job_id}
-    connection.execute(_WITH_CREATION[idempotency_keys], [fields])
+    insert_rows(connection, idempotency_keys, [fields], "created_at")
 
 
 def _known_keys(connection: Connection, tenant_id: str, keys: Collection[str]) -> dict[str, tuple[str, str]]:
@@ -350,7 +350,7 @@ def _insert(
         }
         for offer, job_id in taken
     ]
-    rows = connection.execute(_WITH_CREATION[memories].values(updated_at=now()).returning(*memories.c), new_memories)
+    rows = insert_returning(connection, memories, new_memories, "created_at", "updated_at")
     by_id = {row.id: memory_of(row) for row in rows}
     job_rows = _insert_jobs(connection, new_jobs, "The memory is accepted; its job waits.")
     keys = [
@@ -364,8 +364,7 @@ def _insert(
         for offer, job_id in taken
         if offer.idempotency_key is not None
     ]
-    if keys:
-        connection.execute(_WITH_CREATION[idempotency_keys], keys)
+    insert_rows(connection, idempotency_keys, keys, "created_at")
     if serves_now:
         # The memory serves from now on, if only from its text.
         for memory_id in by_id:
@@ -383,7 +382,7 @@ def _insert_jobs(connection: Connection, new_jobs: Sequence[Mapping[str, Any]], 
         "cancel_requested": queued.cancel_requested,
         "charged_seconds": 0.0,
     }
-    rows = connection.execute(_WITH_CREATION[jobs].returning(*jobs.c), [{**new, **state} for new in new_jobs]).all()
+    rows = insert_returning(connection, jobs, [{**new, **state} for new in new_jobs], "created_at")
     data = {"state": queued.state.value, "progress": 0.0}
     write_events(connection, [NewEvent(row.id, "state", message, data=data) for row in rows])
     return [job_of(row) for row in rows]

@@ -6,16 +6,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, select, update
 
 from core.errors import NotFound
 from core.jobs.states import ENDED, CancelRequested, Event, JobState, Phase, Reason, State, transition
 from core.truth.clock import now
+from core.truth.inserting import insert_rows
 from core.truth.records import Job, Memory
 from core.truth.tables import fair_shares, job_events, jobs, memories, tenants
 
-# What it returns makes many rows one statement.
-_NEW_EVENTS = insert(job_events).values(at=now()).returning(job_events.c.id)
 _SETTLED = (
     update(fair_shares)
     .where(fair_shares.c.tenant_id == bindparam("tenant"))
@@ -179,8 +178,7 @@ def write_events(connection: Connection, events: Sequence[NewEvent]) -> None:
         {"job_id": event.job_id, "level": event.level, "type": event.type, "message": event.message, "data": event.data}
         for event in events
     ]
-    if rows:
-        connection.execute(_NEW_EVENTS, rows)
+    insert_rows(connection, job_events, rows, "at")
 
 
 def cancel(connection: Connection, row: Row[Any], reason: Reason) -> Row[Any]:
