@@ -62,9 +62,13 @@ class Dispatcher:
         return Rung(tuple(departure.job_id for departure in departures), tuple(again)), waits
 
     def _dispatch(self, connection: Connection, flight: jobs.InFlight, free: int) -> list[jobs.Departure]:
-        cap = self._settings.in_flight_per_tenant
-        contenders = jobs.dispatchable(connection, flight, in_flight_per_tenant=cap, heads=min(free, cap))
-        return jobs.depart(connection, contenders, free, lambda job_ids: jobs.mark_all_dispatched(connection, job_ids))
+        return jobs.depart(
+            connection,
+            flight,
+            free,
+            lambda job_ids: jobs.mark_all_dispatched(connection, job_ids),
+            in_flight_per_tenant=self._settings.in_flight_per_tenant,
+        )
 
     def _ring(self, job_ids: Sequence[str]) -> None:
         """Stops at the first that the broker does not take; the rest are rung at the next pass."""

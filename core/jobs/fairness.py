@@ -7,8 +7,8 @@ written into it, when a job ends; while jobs are in flight they count by their e
 can be: the next job is the one of the tenant with the least spent per weight, and whoever of equals has waited longest.
 
 Before a choice everyone is granted, by weight, what brings the best of those who may begin a job to zero. So somebody
-who comes back is level with the best of the others, and idle time can't be saved up. While a tenant has nothing
-waiting, its debts fade (`decayed`). State lives in the database, so that any orchestrator can go on.
+who comes back is level with the best of the others, but for a second, and idle time can't be saved up. While a tenant
+has nothing waiting, its debts fade (`decayed`). State lives in the database, so that any orchestrator can go on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+LEAST_GRANT_SECONDS = 1.0
+"""Less is not worth the write of everybody's share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def select(contenders: Sequence[Contender], capacity: int) -> Selection:
 
 def _grant(contenders: Sequence[Contender]) -> float:
     """Seconds per weight; the same for all, so that it changes nobody's place among those who contend."""
-    return -max(t.deficit / t.weight for t in contenders if t.waiting and t.room > 0)
+    seconds = -max(t.deficit / t.weight for t in contenders if t.waiting and t.room > 0)
+    return seconds if seconds >= LEAST_GRANT_SECONDS else 0.0
 
 
 class _Ledger:

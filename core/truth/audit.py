@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, select
 
-from core.truth.inserting import insert_rows
+from core.truth.many_rows import insert_rows
 from core.truth.records import AuditRecord
 from core.truth.tables import audit_log
 

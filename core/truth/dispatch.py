@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    Float,
     Select,
     and_,
-    bindparam,
     func,
     literal_column,
     or_,
@@ -26,6 +27,7 @@ from core.jobs import fairness
 from core.jobs.fairness import Contender, Waiting, decayed
 from core.jobs.states import State
 from core.truth.clock import from_now, now
+from core.truth.many_rows import RowUpdate
 from core.truth.records import quotas_in
 from core.truth.tables import fair_shares, jobs, tenants
 
@@ -37,6 +39,16 @@ QUEUED: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.QUEUED}'"
 RUNNING: ColumnElement[bool] = jobs.c.state == literal_column(f"'{State.RUNNING}'")
 WAITING: ColumnElement[bool] = and_(QUEUED, jobs.c.dispatched_at.is_(None))
 DISPATCHED: ColumnElement[bool] = and_(QUEUED, jobs.c.dispatched_at.is_not(None))
+_SHARES = RowUpdate(
+    fair_shares,
+    "tenant_id",
+    {"deficit": Float(), "place": BigInteger()},
+    lambda given: {"deficit_seconds": given["deficit"], "turn": given["place"], "updated_at": now()},
+)
+
+_FIRST_LOOK = 4
+"""Jobs that are read of every tenant at first; most choices take fewer of each."""
+
 _PLACE = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
 """The order in which a tenant's jobs leave the backlog."""
 
@@ -135,15 +147,27 @@ def _room(settings: Mapping[str, Any], in_flight: int, default: int) -> int:
 
 def depart(
     connection: Connection,
-    contenders: Sequence[Contender],
+    flight: InFlight,
     free: int,
     take: Callable[[Sequence[str]], Mapping[str, T]],
+    *,
+    in_flight_per_tenant: int,
+    among: ColumnElement[bool] | None = None,
 ) -> list[T]:
-    """Picks up to `free` jobs fairly, has them taken by `take`, and writes the shares, in the contenders' transaction.
+    """Picks up to `free` jobs of the backlog fairly, has them taken by `take`, and writes the shares.
 
-    `take` gives what it took by the job's id, and has it charged with its estimate.
+    `take` gives what it took by the job's id, and has it charged with its estimate. As `dispatchable`, which it asks
+    for more jobs of each tenant as long as a choice among them all might have picked more of one.
     """
-    selection = fairness.select(contenders, free)
+    heads = min(free, _FIRST_LOOK)
+    while True:
+        contenders = dispatchable(
+            connection, flight, in_flight_per_tenant=in_flight_per_tenant, heads=heads, among=among
+        )
+        selection = fairness.select(contenders, free)
+        if heads >= free or not _seen_through(contenders, selection, heads):
+            break
+        heads = min(free, heads * _FIRST_LOOK)
     if not selection.picked:
         return []
     taken = take([job.job_id for job in selection.picked])
@@ -151,6 +175,14 @@ def depart(
     changed = {id_: d for id_, d in selection.deficits.items() if (d, selection.turns[id_]) != before[id_]}
     grant(connection, changed, selection.turns)
     return [taken[job.job_id] for job in selection.picked if job.job_id in taken]
+
+
+def _seen_through(contenders: Sequence[Contender], selection: fairness.Selection, heads: int) -> bool:
+    """Whether all of somebody's shown jobs were picked, and there may be more."""
+    picked = {job.job_id for job in selection.picked}
+    return any(
+        len(tenant.waiting) == heads < tenant.room and tenant.waiting[-1].job_id in picked for tenant in contenders
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +222,7 @@ def mark_all_dispatched(connection: Connection, job_ids: Sequence[str]) -> dict[
 
 def grant(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:
     """Writes the shares after a selection, in the transaction that locked them by `dispatchable`."""
-    if not deficits:
-        return
-    statement = (
-        update(fair_shares)
-        .where(fair_shares.c.tenant_id == bindparam("tenant"))
-        .values(deficit_seconds=bindparam("deficit"), turn=bindparam("place"), updated_at=now())
-    )
-    shares = [{"tenant": t, "deficit": deficits[t], "place": turns[t]} for t in sorted(deficits)]
-    connection.execute(statement, shares)
+    _SHARES.run(connection, [{"tenant_id": t, "deficit": deficits[t], "place": turns[t]} for t in deficits])
 
 
 def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) -> list[str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, select, update
 
 from core.errors import LeaseLost
 from core.jobs.states import (
@@ -32,6 +33,7 @@ from core.truth import banks, usage
 from core.truth.clock import from_now, now
 from core.truth.database import exclusive
 from core.truth.dispatch import RUNNING
+from core.truth.many_rows import RowUpdate
 from core.truth.records import Claim, Job, Publication, Renewal
 from core.truth.revisions import revised_fields
 from core.truth.tables import jobs, memories
@@ -211,6 +213,14 @@ def publish_all(connection: Connection, publications: Sequence[tuple[Claim, Publ
     return [told.get(claim.job.id, False) for claim, _ in publications]
 
 
+@cache
+def _current(names: tuple[str, ...]) -> RowUpdate:
+    """Of memories that get new values in these columns, the first of which is their id."""
+    _, *changed = names
+    types = {name: memories.c[name].type for name in changed}
+    return RowUpdate(memories, "id", types, lambda given: {"status": "ready", "updated_at": now(), **given})
+
+
 def _make_current(connection: Connection, published: Sequence[tuple[Row[Any], Publication]]) -> None:
     """Writes what the memories, which are locked, are from now on, and tells their banks."""
     if not published:
@@ -220,7 +230,7 @@ def _make_current(connection: Connection, published: Sequence[tuple[Row[Any], Pu
     replaced = revised_fields(connection, [row.id for row, _ in published])
     new = [
         {
-            "memory": row.memory_id,
+            "id": row.memory_id,
             **replaced.get(row.id, {}),
             "version": made.version,
             "adapter_digest": made.adapter_digest,
@@ -231,11 +241,8 @@ def _make_current(connection: Connection, published: Sequence[tuple[Row[Any], Pu
         for row, made in published
     ]
     # New versions replace what the memory is made of too, first ones do not: two kinds of statement.
-    for columns in {tuple(fields) for fields in new}:
-        values: dict[str, Any] = {name: bindparam(name) for name in columns if name != "memory"}
-        statement = update(memories).where(memories.c.id == bindparam("memory"))
-        statement = statement.values(status="ready", updated_at=now(), **values)
-        connection.execute(statement, [fields for fields in new if tuple(fields) == columns])
+    for names in {tuple(fields) for fields in new}:
+        _current(names).run(connection, [fields for fields in new if tuple(fields) == names])
     banks.put_records(connection, [(row.memory_id, made.adapter_digest, made.retrieval) for row, made in published])
     bump_banks(connection, [(row.tenant_id, row.memory_id) for row, _ in published])
     after = {row.id: row.size for row in connection.execute(sizes)}

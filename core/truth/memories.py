@@ -13,7 +13,7 @@ from core.jobs.states import OPEN, Accepted, JobState, Reason, transition
 from core.truth import banks, deletions, usage
 from core.truth.audit import UNNAMED, Actor, Deed, record, record_all
 from core.truth.clock import now
-from core.truth.inserting import insert_returning, insert_rows
+from core.truth.many_rows import insert_returning, insert_rows
 from core.truth.pages import older_than
 from core.truth.records import (
     NO_QUOTAS,

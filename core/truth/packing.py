@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select, true
 
 from core.truth import workers
 from core.truth.database import exclusive
-from core.truth.dispatch import DISPATCHED, QUEUED, InFlight, depart, dispatchable, in_flight
+from core.truth.dispatch import DISPATCHED, QUEUED, InFlight, depart, in_flight
 from core.truth.leases import claim_all
 from core.truth.records import Claim
 from core.truth.revisions import context_of_job
@@ -42,10 +42,8 @@ def claim_next(
     for job_id in _dispatched(connection, true(), _LOOK_AHEAD) if flight.unanswered else []:
         if claimed := claim_all(connection, [job_id], worker_id, lease_seconds, skip_locked=True):
             return claimed[0]
-    cap = limits.in_flight_per_tenant
-    contenders = dispatchable(connection, flight, in_flight_per_tenant=cap, heads=1, among=_untried(base_digest))
     mates = _Mates(connection, worker_id, lease_seconds, sys.maxsize)
-    return next(iter(depart(connection, contenders, 1, mates.take_from_backlog)), None)
+    return next(iter(_depart(connection, flight, 1, mates, base_digest, limits)), None)
 
 
 def claim_mates(
@@ -67,11 +65,21 @@ def claim_mates(
     taken = list(mates.take(candidates, room).values())
     if len(taken) >= room:
         return taken
-    cap = limits.in_flight_per_tenant
-    contenders = dispatchable(
-        connection, flight, in_flight_per_tenant=cap, heads=min(room, cap), among=_untried(base_digest)
+    return [*taken, *_depart(connection, flight, room - len(taken), mates, base_digest, limits)]
+
+
+def _depart(
+    connection: Connection, flight: InFlight, free: int, mates: _Mates, base_digest: str, limits: PackLimits
+) -> list[Claim]:
+    """By fair shares, what waits for a worker with this base."""
+    return depart(
+        connection,
+        flight,
+        free,
+        mates.take_from_backlog,
+        in_flight_per_tenant=limits.in_flight_per_tenant,
+        among=_untried(base_digest),
     )
-    return [*taken, *depart(connection, contenders, room - len(taken), mates.take_from_backlog)]
 
 
 class _Mates:

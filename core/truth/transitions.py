@@ -6,28 +6,25 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Float, Integer, Row, select, update
 
 from core.errors import NotFound
 from core.jobs.states import ENDED, CancelRequested, Event, JobState, Phase, Reason, State, transition
 from core.truth.clock import now
-from core.truth.inserting import insert_rows
+from core.truth.many_rows import RowUpdate, insert_rows
 from core.truth.records import Job, Memory
 from core.truth.tables import fair_shares, job_events, jobs, memories, tenants
 
-_SETTLED = (
-    update(fair_shares)
-    .where(fair_shares.c.tenant_id == bindparam("tenant"))
-    .values(deficit_seconds=fair_shares.c.deficit_seconds - bindparam("seconds"), updated_at=now())
+_SHARES = RowUpdate(
+    fair_shares,
+    "tenant_id",
+    {"used": Float()},
+    lambda given: {"deficit_seconds": fair_shares.c.deficit_seconds - given["used"], "updated_at": now()},
 )
-_BANK = (
-    update(tenants)
-    .where(tenants.c.id == bindparam("tenant"))
-    .values(bank_revision=tenants.c.bank_revision + bindparam("by"))
+_BANKS = RowUpdate(
+    tenants, "id", {"by": Integer()}, lambda given: {"bank_revision": tenants.c.bank_revision + given["by"]}
 )
-_BANK_OF_MEMORY = (
-    update(memories).where(memories.c.id == bindparam("memory")).values(bank_revision=bindparam("revision"))
-)
+_IN_BANKS = RowUpdate(memories, "id", {"revision": BigInteger()}, lambda given: {"bank_revision": given["revision"]})
 
 
 def job_of(row: Row[Any]) -> Job:
@@ -214,12 +211,12 @@ def bump_banks(connection: Connection, changed: Collection[tuple[str, str]]) -> 
         .with_for_update(key_share=True)
     ).all()
     revisions = [
-        {"memory": memory_id, "revision": row.bank_revision + place}
+        {"id": memory_id, "revision": row.bank_revision + place}
         for row in rows
         for place, memory_id in enumerate(by_tenant[row.id], 1)
     ]
-    connection.execute(_BANK, [{"tenant": row.id, "by": len(by_tenant[row.id])} for row in rows])
-    connection.execute(_BANK_OF_MEMORY, revisions)
+    _BANKS.run(connection, [{"id": row.id, "by": len(by_tenant[row.id])} for row in rows])
+    _IN_BANKS.run(connection, revisions)
 
 
 def _event_type(before: JobState, after: JobState) -> str:
@@ -270,12 +267,13 @@ def _settle(connection: Connection, rows: Sequence[Row[Any]]) -> None:
     ran = [row for row in rows if State(row.state) is State.RUNNING and row.started_at is not None]
     if not ran:
         return
-    clock = connection.execute(select(now())).scalar_one()
-    used: dict[str, float] = {}
+    owners = fair_shares.c.tenant_id
+    ours = select(owners, now().label("now")).where(owners.in_(sorted({row.tenant_id for row in ran})))
+    shares = connection.execute(ours.order_by(owners).with_for_update()).all()
+    used = {share.tenant_id: 0.0 for share in shares}
     for row in ran:
-        seconds = max(0.0, (clock - row.started_at).total_seconds()) / (row.pack_jobs or 1)
-        used[row.tenant_id] = used.get(row.tenant_id, 0.0) + seconds
-    connection.execute(_SETTLED, [{"tenant": tenant_id, "seconds": used[tenant_id]} for tenant_id in sorted(used)])
+        used[row.tenant_id] += max(0.0, (shares[0].now - row.started_at).total_seconds()) / (row.pack_jobs or 1)
+    _SHARES.run(connection, [{"tenant_id": tenant_id, "used": seconds} for tenant_id, seconds in used.items()])
 
 
 def _fail_memories(connection: Connection, memory_ids: Sequence[str]) -> None:

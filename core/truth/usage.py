@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import BigInteger, Connection, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import BacklogFull, NotFound, QuotaExceeded, TooMany
 from core.jobs.states import State
 from core.truth.clock import from_now, now
+from core.truth.many_rows import RowUpdate
 from core.truth.records import OpenJobs, Quotas, Usage, quotas_in
 from core.truth.tables import jobs, memories, tenant_usage, tenants
 
@@ -24,6 +25,10 @@ NOT_COUNTED = 2**31 - 1
 
 SIZE = memories.c.context_bytes + func.coalesce(memories.c.adapter_bytes, 0)
 """Bytes that a memory's row counts for."""
+
+_SIZES = RowUpdate(
+    tenant_usage, "tenant_id", {"size": BigInteger()}, lambda given: {"bytes": tenant_usage.c.bytes + given["size"]}
+)
 
 _WHAT_TO_DO = "Delete memories that are not needed any more, or ask the operator for a larger quota."
 
@@ -114,11 +119,7 @@ def add(connection: Connection, tenant_id: str, *, memories: int = 0, size: int 
 
 def add_sizes(connection: Connection, sizes: Mapping[str, int]) -> None:
     """Writes differences of bytes, by tenant; the tenants' rows are locked."""
-    changes = [{"tenant": tenant_id, "size": sizes[tenant_id]} for tenant_id in sorted(sizes) if sizes[tenant_id]]
-    if changes:
-        used = tenant_usage.c
-        changed = update(tenant_usage).where(used.tenant_id == bindparam("tenant"))
-        connection.execute(changed.values(bytes=used.bytes + bindparam("size")), changes)
+    _SIZES.run(connection, [{"tenant_id": tenant_id, "size": size} for tenant_id, size in sizes.items() if size])
 
 
 def usage_of(connection: Connection, tenant_id: str) -> Usage:

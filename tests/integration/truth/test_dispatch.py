@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
+from core.jobs import fairness
 from core.truth import jobs, tenants
 from core.truth.clock import from_now
 from core.truth.database import Database
@@ -58,6 +59,29 @@ def test_what_is_dispatched_or_runs_is_in_flight_and_dispatched_only_once(truth:
     assert flight.charged == {tenant.id: made[0].cost_estimate_seconds + made[1].cost_estimate_seconds}
     assert (contender.room, contender.in_flight) == (1, flight.charged[tenant.id])
     assert [j.job_id for j in contender.waiting] == [made[2].id, made[3].id]
+
+
+@pytest.mark.parametrize("counts", [(40, 1, 0), (40, 40, 40), (3, 40, 9), (0, 0, 25)])
+def test_a_choice_is_the_same_as_if_it_had_seen_every_job(truth: Database, counts: tuple[int, ...]) -> None:
+    made = {add_tenant(truth, f"tenant {place}").id: count for place, count in enumerate(counts)}
+    with truth.begin() as connection:
+        by_id = {tenant.id: tenant for tenant in tenants.list_tenants(connection)}
+    for tenant_id, count in made.items():
+        for _ in range(count):
+            admit(truth, by_id[tenant_id])
+    with truth.begin() as connection:
+        flight = jobs.in_flight(connection)
+        everything = jobs.dispatchable(connection, flight, in_flight_per_tenant=30, heads=40)
+        wanted = fairness.select(everything, 24)
+        gone = jobs.depart(
+            connection,
+            flight,
+            24,
+            lambda job_ids: jobs.mark_all_dispatched(connection, job_ids),
+            in_flight_per_tenant=30,
+        )
+    assert [departure.job_id for departure in gone] == [job.job_id for job in wanted.picked]
+    assert len(gone) == 24
 
 
 @pytest.mark.parametrize(("own", "room"), [(1, 1), (6, 6), (100, 100), (None, 3)])
