@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from core.cli import progress
 from core.cli.main import app
-from core.cli.remember import context_of
+from core.cli.sources import context_of
 from core.errors import EmptyContext, InvalidRequest, NotUtf8
 from tests.unit.core.cli.gateway_double import GatewayDouble
 
