@@ -81,7 +81,7 @@ class Api:
         return self._call("POST", "/v1/tenants", json=body)
 
     def change_tenant(self, tenant_id: str, changes: Mapping[str, Any]) -> Json:
-        """`false_activation`, `fallback`, `quotas`: what is given changes. Needs the admin key."""
+        """`weight`, `false_activation`, `fallback`, `quotas`: what is given changes. Needs the admin key."""
         return self._call("PATCH", f"/v1/tenants/{quote(tenant_id, safe='')}", json=dict(changes))
 
     def tenant(self, tenant_id: str) -> Json:

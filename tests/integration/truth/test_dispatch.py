@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from sqlalchemy import select, update
 
@@ -58,6 +60,26 @@ def test_what_is_dispatched_or_runs_is_in_flight_and_dispatched_only_once(truth:
     assert flight.charged == {tenant.id: made[0].cost_estimate_seconds + made[1].cost_estimate_seconds}
     assert (contender.room, contender.in_flight) == (1, flight.charged[tenant.id])
     assert [j.job_id for j in contender.waiting] == [made[2].id, made[3].id]
+
+
+def test_a_changed_weight_counts_at_the_next_dispatch(truth: Database) -> None:
+    one, two = add_tenant(truth, "one"), add_tenant(truth, "two")
+    for tenant in (one, two):
+        for _ in range(12):
+            admit(truth, tenant, cost_estimate_seconds=60.0)
+
+    def departed() -> Counter[str]:
+        with truth.begin() as connection:
+            flight = jobs.in_flight(connection)
+            contenders = jobs.dispatchable(connection, flight, in_flight_per_tenant=99, heads=12)
+            owners = {job.job_id: c.tenant_id for c in contenders for job in c.waiting}
+            gone = jobs.depart(connection, contenders, 8, lambda ids: jobs.mark_all_dispatched(connection, ids))
+        return Counter(owners[departure.job_id] for departure in gone)
+
+    assert departed() == {one.id: 4, two.id: 4}
+    with truth.begin() as connection:
+        tenants.configure(connection, one.id, {"weight": 3.0})
+    assert departed() == {one.id: 8}, "of three times the weight it may have three times as much in flight"
 
 
 @pytest.mark.parametrize(("own", "room"), [(1, 1), (6, 6), (100, 100), (None, 3)])

@@ -147,6 +147,8 @@ def test_a_tenants_settings_are_changed_one_by_one(gateway: GatewayDouble) -> No
     assert gateway.requests[-1] == ("PATCH", "/v1/tenants/tenant_harbour", {"fallback": "text"})
     assert json.loads(run("tenants", "change", "tenant_harbour", "--false-activation", "0.1", "--json").stdout)
     assert gateway.requests[-1][2] == {"false_activation": 0.1}
+    assert run("tenants", "change", "tenant_harbour", "--weight", "2.5").output.strip() == "Tenant harbour: weight 2.5"
+    assert gateway.requests[-1][2] == {"weight": 2.5}
     assert run("tenants", "change", "tenant_harbour").exit_code != 0
 
 
