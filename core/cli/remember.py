@@ -138,7 +138,7 @@ def _report(part: Sequence[Outcome], so_far: int, aside: Console) -> None:
     for one in part:
         if one.refused and one.code not in NO_ROOM:
             aside.print(f"{one.place}: {one.message}", markup=False, soft_wrap=True)
-    aside.print(f"  {so_far} read, of the last {len(part)} {_summary(part)}")
+    aside.print(f"  {so_far} so far; of the last {len(part)}: {_summary(part)}")
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import update
 
 from core.errors import InvalidRequest, NotFound
 from core.truth import tenants
 from core.truth.audit import Actor, list_records
 from core.truth.database import Database
+from core.truth.tables import tenants as tenants_table
 from tests.fixtures.truth import add_tenant
 
 NO_WEIGHTS = (0.0, -1.0, 1e-9, 1000.1, float("nan"), float("inf"))
@@ -79,3 +81,11 @@ def test_a_weight_is_changed_alone_and_recorded_and_what_can_not_be_changes_noth
         ("admin", {"weight": 0.5}),
         ("unnamed", {"fallback": "text"}),
     ]
+
+
+def test_a_tenant_whose_weight_is_from_before_the_bounds_can_be_changed_otherwise(truth: Database) -> None:
+    tenant = add_tenant(truth)
+    with truth.begin() as connection:
+        connection.execute(update(tenants_table).where(tenants_table.c.id == tenant.id).values(weight=1e-6))
+        changed = tenants.configure(connection, tenant.id, {"fallback": "text"})
+    assert (changed.weight, changed.fallback) == (1e-6, "text")

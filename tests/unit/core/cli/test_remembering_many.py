@@ -44,7 +44,7 @@ def test_a_folder_goes_in_one_request_and_is_not_waited_for(gateway: GatewayDoub
     assert [one["title"] for one in body["memories"]] == ["ferry", "piers", "walls"]
     assert all((one["collection"], one["metadata"]) == ("places", {"source": "web"}) for one in body["memories"])
     assert result.stdout.splitlines() == ["3 taken in, 0 known already, 0 refused"]
-    assert "3 read" in result.stderr
+    assert "  3 so far; of the last 3: 3 taken in" in result.stderr
 
 
 def test_a_second_call_makes_nothing_twice(gateway: GatewayDouble, folder: Path) -> None:
