@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from core.truth.api_keys import SCOPES, Scope
 from core.truth.records import DeletionKind, DeletionState, Fallback
-from core.truth.tenants import QUOTA_AT_MOST
+from core.truth.tenants import QUOTA_AT_MOST, WEIGHT_AT_LEAST, WEIGHT_AT_MOST
 
 # No control characters, and something that is no space.
 Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
 Collection = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Weight = Annotated[float, Field(ge=WEIGHT_AT_LEAST, le=WEIGHT_AT_MOST, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 MOST_KEY_SECONDS = 10 * 365 * 86400
 MOST_GRACE_SECONDS = 90 * 86400
@@ -104,7 +105,7 @@ class QuotaChange(Input):
 
 class NewTenant(Input):
     name: Printable = Field(max_length=200)
-    weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
+    weight: Weight = 1.0
     """Share of the distillation workers' time against other tenants."""
     false_activation: Rate | None = None
     """How often the gate may let a memory speak that should not; null: the workers' default."""
@@ -121,6 +122,8 @@ def _without_default(schema: dict[str, Any]) -> None:
 class TenantChange(Input):
     """What may change of a tenant; what is left out stays."""
 
+    weight: Annotated[Weight, Field(json_schema_extra=_without_default)] = 1.0
+    """Share of the distillation workers' time against other tenants."""
     false_activation: Rate | None = None
     """How often the gate may let a memory speak that should not; null: the workers' default."""
     fallback: Annotated[Fallback, Field(json_schema_extra=_without_default)] = "none"
@@ -130,7 +133,7 @@ class TenantChange(Input):
     @model_validator(mode="after")
     def _something(self) -> TenantChange:
         if not self.model_fields_set:
-            raise ValueError("Send 'false_activation', 'fallback' or 'quotas'")
+            raise ValueError("Send 'weight', 'false_activation', 'fallback' or 'quotas'")
         return self
 
 

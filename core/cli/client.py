@@ -28,10 +28,11 @@ class ApiError(LatentBankError):
 
     code = "api_error"
 
-    def __init__(self, message: str, *, code: str, status: int) -> None:
+    def __init__(self, message: str, *, code: str, status: int, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
         self.answered_code = code
         self.answered_status = status
+        self.retry_after_seconds = retry_after_seconds
 
 
 class GatewayAway(LatentBankError):
@@ -80,7 +81,7 @@ class Api:
         return self._call("POST", "/v1/tenants", json=body)
 
     def change_tenant(self, tenant_id: str, changes: Mapping[str, Any]) -> Json:
-        """`false_activation`, `fallback`, `quotas`: what is given changes. Needs the admin key."""
+        """`weight`, `false_activation`, `fallback`, `quotas`: what is given changes. Needs the admin key."""
         return self._call("PATCH", f"/v1/tenants/{quote(tenant_id, safe='')}", json=dict(changes))
 
     def tenant(self, tenant_id: str) -> Json:
@@ -114,6 +115,14 @@ class Api:
         """Offers a context: `title`, `text` or `messages`, `collection?`, `metadata?`; `{id, job_id, status, …}`."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._call("POST", "/v1/memories", json=dict(fields), headers=headers)
+
+    def remember_many(self, memories: Sequence[bytes]) -> Json:
+        """Offers contexts, each in JSON as `remember` takes it, perhaps with an `idempotency_key`.
+
+        `{data: [{index, status, memory, error}], accepted, replayed, refused}`, in their order.
+        """
+        body = b'{"memories": [' + b", ".join(memories) + b"]}"
+        return self._call("POST", "/v1/memories/batch", content=body, headers={"Content-Type": "application/json"})
 
     def update(self, memory_id: str, fields: Mapping[str, Any], idempotency_key: str | None = None) -> Json:
         """A new version of a memory: `text` or `messages`, `title?`, `metadata?`; as `remember`."""
@@ -240,7 +249,8 @@ def _error_of(answer: httpx.Response) -> ApiError:
         message, code = str(told["message"]), str(told.get("code") or told.get("type") or "error")
     except (ValueError, KeyError, TypeError, AttributeError):
         message, code = f"{answer.request.method} {answer.request.url.path} answered {answer.status_code}.", "error"
-    after = answer.headers.get("retry-after")
+    after = answer.headers.get("retry-after", "")
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS and after:
         message += f" Try again in {after} s."
-    return ApiError(message, code=code, status=answer.status_code)
+    seconds = int(after) if after.isascii() and after.isdecimal() else None
+    return ApiError(message, code=code, status=answer.status_code, retry_after_seconds=seconds)

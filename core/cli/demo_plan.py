@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from core.cli.remember import context_of
+from core.cli.sources import context_of
 from core.errors import SetupError
 
 Kind = Literal["memory", "foreign", "everyday"]

@@ -14,6 +14,8 @@ from core.settings import Settings
 
 _FALLBACK = "text: memories may serve from their text where they have no adapter; none: they may not (default)."
 
+_WEIGHT = "Its share of the distillation workers against other tenants, 0.001 to 1000"
+
 _QUOTA = "a number, or 'default' for that of the settings."
 
 app = typer.Typer(no_args_is_help=True, help="Make, change and list tenants (needs the admin key).")
@@ -22,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Make, change and list tenants (nee
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="What the tenant is called.")],
-    weight: Annotated[float | None, typer.Option(min=0.001, help="Its share of the workers; default 1.")] = None,
+    weight: Annotated[float | None, typer.Option(help=f"{_WEIGHT}; default 1.")] = None,
     fallback: Annotated[str | None, typer.Option(help=_FALLBACK)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print id and key as JSON.")] = False,
 ) -> None:
@@ -41,6 +43,7 @@ def create(
 @app.command()
 def change(
     tenant_id: Annotated[str, typer.Argument(help="The tenant's id.")],
+    weight: Annotated[float | None, typer.Option(help=f"{_WEIGHT}.")] = None,
     fallback: Annotated[str | None, typer.Option(help=_FALLBACK)] = None,
     false_activation: Annotated[
         float | None, typer.Option(help="How often the gate may let a memory speak that should not, 0 to 1.")
@@ -51,8 +54,8 @@ def change(
     requests_per_minute: Annotated[str | None, typer.Option(help=f"Most requests a minute; {_QUOTA}")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the tenant as JSON.")] = False,
 ) -> None:
-    """Change a tenant's settings; they hold from its next question on."""
-    wanted: dict[str, Any] = {"fallback": fallback, "false_activation": false_activation}
+    """Change a tenant's settings; they hold from its next question, the weight from the next dispatch on."""
+    wanted: dict[str, Any] = {"weight": weight, "fallback": fallback, "false_activation": false_activation}
     changes = {name: value for name, value in wanted.items() if value is not None}
     quotas = {
         "memories": memories,
@@ -64,7 +67,9 @@ def change(
     if own:
         changes["quotas"] = own
     if not changes:
-        raise InvalidRequest("Say what to change: --fallback, --false-activation, or a quota such as --memories.")
+        raise InvalidRequest(
+            "Say what to change: --weight, --fallback, --false-activation, or a quota such as --memories."
+        )
     with open_admin_api(Settings()) as api:
         changed = api.change_tenant(tenant_id, changes)
     if as_json:

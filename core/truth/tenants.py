@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, get_args
@@ -18,6 +17,9 @@ from core.truth.tables import fair_shares, tenants
 from core.truth.usage import open_usage
 
 QUOTA_AT_MOST = 2**53
+WEIGHT_AT_LEAST = 0.001
+WEIGHT_AT_MOST = 1000.0
+"""Between them the shares of any two tenants stay numbers that a float can tell apart."""
 
 
 def create_tenant(
@@ -29,12 +31,11 @@ def create_tenant(
 ) -> Tenant:
     """A tenant with an empty bank. `settings` are as those of `configure`.
 
-    Raises `InvalidRequest` on an empty name, a weight that is not above zero or settings that can't be.
+    Raises `InvalidRequest` on an empty name, or a weight or settings that can't be.
     """
     if not name.strip():
         raise InvalidRequest("A tenant needs a name.", param="name")
-    if not (math.isfinite(weight) and weight > 0):
-        raise InvalidRequest("A tenant's weight is a number above zero.", param="weight")
+    _check_weight(weight)
     _check_settings(settings or {})
     tenant_id = new_id("tenant")
     connection.execute(
@@ -65,23 +66,27 @@ def list_tenants(connection: Connection) -> list[Tenant]:
 
 
 def configure(connection: Connection, tenant_id: str, changes: Mapping[str, Any], by: Actor = UNNAMED) -> Tenant:
-    """Sets `false_activation`, the rate that the tenant's gate keeps (`None`: the workers' default), `fallback`,
-    whether memories may serve from their text (`none` or `text`), or some of `quotas`, by the names of `Quotas`
-    (`None`: the processes' default); what is not in `changes` stays.
+    """Sets `weight`, the share of the devices that the next dispatch goes by, `false_activation`, the rate that the
+    tenant's gate keeps (`None`: the workers' default), `fallback`, whether memories may serve from their text (`none`
+    or `text`), or some of `quotas`, by the names of `Quotas` (`None`: the processes' default); what is not in `changes`
+    stays.
 
     The bank's revision grows with it, so that every worker hears of it at the next question. Raises `NotFound`, and
     `InvalidRequest` where a value can't be.
     """
     connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
     before = get_tenant(connection, tenant_id)
-    settings = {**before.settings, **changes}
+    weight = changes.get("weight", before.weight)
+    settings = {**before.settings, **{name: value for name, value in changes.items() if name != "weight"}}
     if "quotas" in changes:
         settings["quotas"] = {**asdict(before.quotas), **(changes["quotas"] or {})}
+    if "weight" in changes:
+        _check_weight(weight)
     _check_settings(settings)
     connection.execute(
         update(tenants)
         .where(tenants.c.id == tenant_id)
-        .values(settings=settings, bank_revision=tenants.c.bank_revision + 1)
+        .values(weight=weight, settings=settings, bank_revision=tenants.c.bank_revision + 1)
     )
     record(connection, tenant_id, by, "tenant.changed", ("tenant", tenant_id), changes)
     return get_tenant(connection, tenant_id)
@@ -91,6 +96,12 @@ def living(connection: Connection, tenant_ids: Collection[str]) -> set[str]:
     """Those of `tenant_ids` that are there and not deleted."""
     there = tenants.c.id.in_(sorted(tenant_ids)) & tenants.c.deleted_at.is_(None)
     return set(connection.execute(select(tenants.c.id).where(there)).scalars())
+
+
+def _check_weight(weight: float) -> None:
+    if not WEIGHT_AT_LEAST <= weight <= WEIGHT_AT_MOST:
+        told = f"A tenant's weight is a number from {WEIGHT_AT_LEAST:g} to {WEIGHT_AT_MOST:g}."
+        raise InvalidRequest(told, param="weight")
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

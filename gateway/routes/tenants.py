@@ -51,7 +51,8 @@ async def create(request: Request, parts: Parts) -> NewTenantObject:
     openapi_extra=takes(TenantChange),
 )
 async def change(tenant_id: str, request: Request, parts: Parts) -> TenantObject:
-    """Changes the tenant's settings; inference workers follow at the tenant's next question, quotas hold at once."""
+    """Changes the tenant's settings; inference workers follow at the tenant's next question; quotas hold at once, and
+    the weight at the next dispatch."""
     wanted, _ = await read_json(request, TenantChange, parts.settings.limits)
     return await run_in_threadpool(_change, parts, known_id("tenant", tenant_id), wanted, actor_of(request))
 

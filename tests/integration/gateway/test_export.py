@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from core.cli.main import app
-from core.cli.remember import context_of
+from core.cli.sources import context_of
 from core.errors import ObjectCorrupt
 from core.export import check_export
 from core.storage.manifest import Manifest, describe_file

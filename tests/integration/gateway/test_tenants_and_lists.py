@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
@@ -95,9 +97,29 @@ def test_a_tenant_that_asks_too_often_is_refused_on_every_route_and_others_are_n
             assert client.get("/v1/memories").status_code == 200
 
 
+def test_the_admin_changes_a_tenants_weight_and_the_log_has_it(gateway: Gateway) -> None:
+    with gateway.client(ADMIN_KEY) as admin:
+        made = admin.post("/v1/tenants", json={"name": "harbour", "fallback": "text"}).json()
+        path = f"/v1/tenants/{made['id']}"
+        changed = admin.patch(path, json={"weight": 2.5})
+        assert (changed.status_code, changed.json()["weight"], changed.json()["fallback"]) == (200, 2.5, "text")
+        for wrong in (0, -1, 1e-9, 1000.5, 1e400, "2", None, True):
+            refused = admin.patch(path, content=json.dumps({"weight": wrong}))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request"), wrong
+        assert admin.get(path).json()["weight"] == 2.5
+        assert [one["weight"] for one in admin.get("/v1/tenants").json()["data"]] == [2.5]
+        deeds = admin.get(f"{path}/audit", params={"action": "tenant.changed"}).json()["data"]
+        assert [(deed["actor"], deed["data"]) for deed in deeds] == [("admin", {"weight": 2.5})]
+    with gateway.client(made["api_key"]) as client:
+        assert client.patch(path, json={"weight": 9}).status_code == 403
+        assert client.patch("/v1/tenant", json={"weight": 9}).status_code == 400
+        assert client.get("/v1/tenant").json()["weight"] == 2.5
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"name": ""}, {"name": "  "}, {"name": 5}, {"name": "a", "weight": 0}, {"name": "a", "weight": "NaN"},
+     {"name": "a", "weight": 1e9}, {"name": "a", "weight": 1e-9}, {"name": "a", "weight": None},
      {"name": "a", "key": "mine"}, {"name": "a\0"}, {"name": "a", "false_activation": 1.5}, {"name": "a" * 201}],
 )  # fmt: skip
 def test_a_tenant_that_cannot_be_is_refused(body: dict[str, object], gateway: Gateway) -> None:
@@ -114,7 +136,7 @@ def test_the_admin_says_what_rate_a_tenants_gate_is_promised_to_keep(gateway: Ga
         for rate in (0.2, None):
             changed = admin.patch(path, json={"false_activation": rate})
             assert (changed.status_code, changed.json()["false_activation"]) == (200, rate)
-        for body in ({}, {"false_activation": 0}, {"false_activation": 1}, {"false_activation": "0.1"}, {"weight": 2}):
+        for body in ({}, {"false_activation": 0}, {"false_activation": 1}, {"false_activation": "0.1"}, {"name": "b"}):
             assert admin.patch(path, json=body).status_code == 400
         for unknown in ("tenant_x", f"tenant_{'a' * 26}"):
             assert admin.patch(f"/v1/tenants/{unknown}", json={"false_activation": 0.1}).status_code == 404

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
+
 import pytest
 from sqlalchemy import select, update
 
@@ -82,6 +85,27 @@ def test_a_choice_is_the_same_as_if_it_had_seen_every_job(truth: Database, count
         )
     assert [departure.job_id for departure in gone] == [job.job_id for job in wanted.picked]
     assert len(gone) == 24
+
+
+def test_a_changed_weight_counts_at_the_next_dispatch(truth: Database) -> None:
+    one, two = add_tenant(truth, "one"), add_tenant(truth, "two")
+    for tenant in (one, two):
+        for _ in range(12):
+            admit(truth, tenant, cost_estimate_seconds=60.0)
+
+    def departed() -> Counter[str]:
+        with truth.begin() as connection:
+            flight = jobs.in_flight(connection)
+            contenders = jobs.dispatchable(connection, flight, in_flight_per_tenant=99, heads=12)
+            owners = {job.job_id: c.tenant_id for c in contenders for job in c.waiting}
+            take = partial(jobs.mark_all_dispatched, connection)
+            gone = jobs.depart(connection, flight, 8, take, in_flight_per_tenant=99)
+        return Counter(owners[departure.job_id] for departure in gone)
+
+    assert departed() == {one.id: 4, two.id: 4}
+    with truth.begin() as connection:
+        tenants.configure(connection, one.id, {"weight": 3.0})
+    assert departed() == {one.id: 8}, "of three times the weight it may have three times as much in flight"
 
 
 @pytest.mark.parametrize(("own", "room"), [(1, 1), (6, 6), (100, 100), (None, 3)])

@@ -5,11 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
 from core.errors import IllegalTransition, LeaseLost
 from core.truth import banks, jobs, memories
+from core.truth.clock import from_now
 from core.truth.database import Database
 from core.truth.records import Claim, Job
+from core.truth.tables import jobs as jobs_table
 from core.truth.tables import memories as memories_table
 from tests.fixtures.truth import add_tenant, admit, claim, publication
 
@@ -126,6 +129,47 @@ def test_a_zombie_publishes_nothing(truth: Database) -> None:
         assert not jobs.publish(connection, zombie, publication()), "it is over"
         assert memories.get_memory(connection, tenant.id, memory.id).manifest_key == "of-the-heir"
         assert heir.epoch == 2
+
+
+def test_of_many_publications_at_once_those_of_lost_leases_change_nothing_and_the_others_are_made(
+    truth: Database,
+) -> None:
+    tenant, other = add_tenant(truth), add_tenant(truth, "other")
+    made = [admit(truth, owner) for owner in (tenant, tenant, tenant, tenant, other)]
+    first, expired, taken, cancelled, last = (
+        claim(truth, job, lease_seconds=-0.01 if place in (1, 2) else 60) for place, (_, job) in enumerate(made)
+    )
+    with truth.begin() as connection:
+        # Only the second of the two is taken back, and then held by another.
+        jobs_mine = update(jobs_table).where(jobs_table.c.id == expired.job.id)
+        connection.execute(jobs_mine.values(lease_until=from_now(60)))
+        assert [job.id for job in jobs.reap(connection, 3)] == [taken.job.id]
+        connection.execute(jobs_mine.values(lease_until=from_now(-0.01)))
+        jobs.request_cancel(connection, tenant.id, cancelled.job.id)
+    heir = claim(truth, taken.job, "heir")
+
+    def told(place: int) -> list[tuple[str, str]]:
+        memory, job = made[place]
+        with truth.read() as connection:
+            return [(one.type, one.message) for one in jobs.list_events(connection, memory.tenant_id, job.id)]
+
+    before = [told(place) for place in range(5)]
+    wanted = [(one, publication(key=one.job.id)) for one in (first, expired, taken, cancelled, last)]
+    with truth.begin() as connection:
+        assert jobs.publish_all(connection, wanted) == [True, False, False, False, True]
+
+    with truth.read() as connection:
+        found = [memories.get_memory(connection, memory.tenant_id, memory.id) for memory, _ in made]
+        states = [jobs.get_job(connection, memory.tenant_id, job.id).state for memory, job in made]
+        revisions = [banks.bank_revision(connection, owner.id) for owner in (tenant, other)]
+    assert [one.status for one in found] == ["ready", "pending", "pending", "pending", "ready"]
+    assert [one.manifest_key for one in found] == [first.job.id, None, None, None, last.job.id]
+    assert states == ["succeeded", "running", "running", "running", "succeeded"]
+    assert revisions == [1, 1]
+    new = [told(place)[len(before[place]) :] for place in range(5)]
+    assert new == [[("state", "The memory is ready.")], [], [], [], [("state", "The memory is ready.")]]
+    with truth.begin() as connection:
+        assert jobs.publish(connection, heir, publication(key="of-the-heir")), "who holds it is not hindered"
 
 
 def test_an_older_version_never_replaces_a_newer(truth: Database) -> None:

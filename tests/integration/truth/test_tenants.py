@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import update
 
 from core.errors import InvalidRequest, NotFound
 from core.truth import tenants
+from core.truth.audit import Actor, list_records
 from core.truth.database import Database
+from core.truth.tables import tenants as tenants_table
 from tests.fixtures.truth import add_tenant
 
+NO_WEIGHTS = (0.0, -1.0, 1e-9, 1000.1, float("nan"), float("inf"))
 
-def test_a_weight_must_be_above_zero_and_a_name_not_empty(truth: Database) -> None:
+
+def test_a_weight_must_be_within_its_bounds_and_a_name_not_empty(truth: Database) -> None:
     with truth.begin() as connection:
-        for weight in (0.0, -1.0, float("nan"), float("inf")):
+        for weight in NO_WEIGHTS:
             with pytest.raises(InvalidRequest):
                 tenants.create_tenant(connection, "t", weight)
         with pytest.raises(InvalidRequest):
@@ -57,3 +62,30 @@ def test_texts_may_serve_only_where_the_tenant_was_told_so_and_workers_hear_of_i
         for wrong in ("always", None, True):
             with pytest.raises(InvalidRequest):
                 tenants.configure(connection, tenant.id, {"fallback": wrong})
+
+
+def test_a_weight_is_changed_alone_and_recorded_and_what_can_not_be_changes_nothing(truth: Database) -> None:
+    tenant = add_tenant(truth, weight=2.0)
+    with truth.begin() as connection:
+        tenants.configure(connection, tenant.id, {"fallback": "text"})
+        changed = tenants.configure(connection, tenant.id, {"weight": 0.5}, Actor("admin"))
+        assert (changed.weight, changed.settings) == (0.5, {"fallback": "text"})
+        for wrong in NO_WEIGHTS:
+            with pytest.raises(InvalidRequest):
+                tenants.configure(connection, tenant.id, {"weight": wrong, "fallback": "none"})
+        assert tenants.get_tenant(connection, tenant.id) == changed
+        assert tenants.configure(connection, tenant.id, {"fallback": "none"}).weight == 0.5
+        deeds = list_records(connection, tenant.id, action="tenant.changed")
+    assert [(deed.actor, deed.data) for deed in deeds] == [
+        ("unnamed", {"fallback": "none"}),
+        ("admin", {"weight": 0.5}),
+        ("unnamed", {"fallback": "text"}),
+    ]
+
+
+def test_a_tenant_whose_weight_is_from_before_the_bounds_can_be_changed_otherwise(truth: Database) -> None:
+    tenant = add_tenant(truth)
+    with truth.begin() as connection:
+        connection.execute(update(tenants_table).where(tenants_table.c.id == tenant.id).values(weight=1e-6))
+        changed = tenants.configure(connection, tenant.id, {"fallback": "text"})
+    assert (changed.weight, changed.fallback) == (1e-6, "text")

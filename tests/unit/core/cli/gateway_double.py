@@ -31,6 +31,12 @@ class GatewayDouble:
     )
     tenant: Json = field(default_factory=dict)
     """What is told of a single tenant."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Messages by the titles of what batches refuse."""
+    taken: dict[str, str] = field(default_factory=dict)
+    """Memories by their keys."""
+    kept: str = "pending"
+    """The status of what batches take."""
     answers: dict[str, Json] = field(default_factory=dict)
     """By question and mode: `{"text", "memory"}`."""
     audit: list[Json] = field(default_factory=list)
@@ -115,6 +121,8 @@ class GatewayDouble:
             return 200, _DELETION
         if path == "/v1/memories" and method == "POST":
             return 202, self._remember(tenant, body)
+        if path == "/v1/memories/batch":
+            return 200, {"data": [self._take(tenant, memory) for memory in body["memories"]]}
         if path == "/v1/memories":
             own = [_public(m) for m in self.memories.values() if m["tenant"] == tenant]
             start = next((i + 1 for i, m in enumerate(own) if m["id"] == query.get("after")), 0)
@@ -127,6 +135,17 @@ class GatewayDouble:
         if method == "DELETE":
             return 200, {"id": memory["id"], "object": "memory.deleted", "deleted": True}
         return 200, _public(memory)
+
+    def _take(self, tenant: str, body: Json) -> Json:
+        """A memory's outcome in a batch; `refusals` name the titles that are refused."""
+        if body["title"] in self.refusals:
+            error = {"code": "invalid_request", "message": self.refusals[body["title"]], "param": None}
+            return {"status": "refused", "memory": None, "error": error}
+        key = body["idempotency_key"]
+        status = "replayed" if key in self.taken else "accepted"
+        memory_id = self.taken.get(key) or self._remember(tenant, body)["id"]
+        self.taken[key] = memory_id
+        return {"status": status, "memory": _public(self.memories[memory_id]) | {"status": self.kept}, "error": None}
 
     def _remember(self, tenant: str, body: Json) -> Json:
         memory_id, job_id = f"mem_{len(self.memories)}", f"job_{len(self.memories)}"

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from core.cli import progress
 from core.cli.main import app
-from core.cli.remember import context_of
+from core.cli.sources import context_of
 from core.errors import EmptyContext, InvalidRequest, NotUtf8
 from tests.unit.core.cli.gateway_double import GatewayDouble
 
@@ -147,6 +147,8 @@ def test_a_tenants_settings_are_changed_one_by_one(gateway: GatewayDouble) -> No
     assert gateway.requests[-1] == ("PATCH", "/v1/tenants/tenant_harbour", {"fallback": "text"})
     assert json.loads(run("tenants", "change", "tenant_harbour", "--false-activation", "0.1", "--json").stdout)
     assert gateway.requests[-1][2] == {"false_activation": 0.1}
+    assert run("tenants", "change", "tenant_harbour", "--weight", "2.5").output.strip() == "Tenant harbour: weight 2.5"
+    assert gateway.requests[-1][2] == {"weight": 2.5}
     assert run("tenants", "change", "tenant_harbour").exit_code != 0
 
 
