@@ -21,6 +21,7 @@ from core.settings import GatewaySettings, Settings
 from gateway.__main__ import server_config
 from gateway.services import open_services
 from tests.fixtures.canary import listening_canary
+from tests.fixtures.garbage import answer, pieces
 from tests.fixtures.ports import free_port
 from tests.fixtures.published import OPEN
 from tests.integration.gateway.filling import WORD, Filling
@@ -182,6 +183,21 @@ def _questions(document: dict[str, Any], base: str, value: str) -> Iterator[tupl
         yield "/v1/chat/completions", {"model": base, "max_tokens": 2, "messages": [message]}
     for field in ("lora_path", "chat_template", "tools", "web_search_options", "user", "metadata", "lora_request"):
         yield "/v1/chat/completions", {"model": base, "max_tokens": 2, "messages": [user], field: value}
+
+
+def test_garbage_on_any_port_ends_no_process_and_is_told_nothing(service: Service) -> None:
+    for url in (service.gateway_url, service.worker.url, service.admin_url):
+        port = httpx.URL(url).port
+        assert port is not None
+        for piece in pieces(60):
+            heard = answer(port, piece)
+            assert b" 500 " not in heard.partition(b"\r\n")[0], piece
+            assert b"Traceback" not in heard, piece
+    for url in (service.gateway_url, service.worker.url):
+        assert httpx.get(f"{url}/health", timeout=20).status_code == 200
+    assert service.operate("load", "nothing").status_code == 400
+    assert service.worker.process.poll() is None
+    assert "Traceback" not in service.worker.log.read_text()
 
 
 def test_limits_stops_and_sampling_reach_the_engine(service: Service, asked: tuple[openai.OpenAI, str]) -> None:
