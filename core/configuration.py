@@ -23,6 +23,9 @@ from core.settings import Settings
 Process = Literal["gateway", "orchestrator", "distillation", "inference"]
 PROCESSES: tuple[Process, ...] = ("gateway", "orchestrator", "distillation", "inference")
 
+LEAST_TOKEN_BYTES = 16
+"""Of an internal token, where others than this machine reach the worker."""
+
 _PREFIX = "LATENTBANK_"
 _ENV_FILE = ".env"
 _NOT_SETTINGS = re.compile(r"LATENTBANK_(TEST_\w+|STACK_MARK)")
@@ -172,6 +175,9 @@ def _of_inference(settings: Settings) -> Iterator[str]:
             "LATENTBANK_INTERNAL_TOKEN is not set; without it anyone who reaches this worker could speak for any "
             "tenant. Set it to the same long random text as the gateway's."
         )
+    if not is_loopback(serving.host):
+        yield from _guessable(settings)
+    yield from _of_tls(settings)
     if serving.admin_port is not None and not _is_set(settings.admin_key):
         yield "LATENTBANK_SERVING__ADMIN_PORT is set, but no LATENTBANK_ADMIN_KEY that would guard it."
     if serving.advertise_url is not None and not _HTTP.match(serving.advertise_url):
@@ -181,6 +187,26 @@ def _of_inference(settings: Settings) -> Iterator[str]:
             f"LATENTBANK_SERVING__HOST is {serving.host or 'empty'}, which is no address that a gateway could ask; set "
             "LATENTBANK_SERVING__ADVERTISE_URL to this worker's own."
         )
+
+
+def _guessable(settings: Settings) -> Iterator[str]:
+    for name in ("internal_token", "internal_token_also"):
+        secret: SecretStr | None = getattr(settings, name)
+        if secret is not None and 0 < len(secret.get_secret_value().encode()) < LEAST_TOKEN_BYTES:
+            yield (
+                f"LATENTBANK_{name.upper()} is shorter than {LEAST_TOKEN_BYTES} characters, and the worker would "
+                f"listen on {settings.serving.host}, where others can try; make one with: openssl rand -hex 32"
+            )
+
+
+def _of_tls(settings: Settings) -> Iterator[str]:
+    serving = settings.serving
+    if serving.tls_key is not None and serving.tls_cert is None:
+        yield "LATENTBANK_SERVING__TLS_KEY is set without LATENTBANK_SERVING__TLS_CERT; set both or none."
+    for name in ("tls_cert", "tls_key"):
+        path: Path | None = getattr(serving, name)
+        if path is not None and not path.is_file():
+            yield f"LATENTBANK_SERVING__{name.upper()} names no file: {path}."
 
 
 _OF = {

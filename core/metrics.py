@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
 
 import prometheus_client.values
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -299,29 +297,6 @@ class InferenceMetrics:
             "Prefix tokens that a row took from shared KV instead of computing them.",
             registry=registry,
         )
-
-
-class MetricsServer:
-    """A small HTTP server in a thread that answers `/metrics`."""
-
-    def __init__(self, server: WSGIServer, thread: Thread) -> None:
-        self._server = server
-        self._thread = thread
-
-    @property
-    def port(self) -> int:
-        return self._server.server_port
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5)
-
-
-def serve_metrics(port: int, host: str, registry: CollectorRegistry) -> MetricsServer:
-    """Serves `registry` on `host:port`; port 0 takes a free one. Raises `OSError` where the port is taken."""
-    server, thread = start_http_server(port, addr=host, registry=registry)
-    return MetricsServer(server, thread)
 
 
 def enable_multiprocess(directory: Path) -> None:

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from core.encryption.master_keys import open_master_keys
 from core.logs import get_logger
-from core.metrics import OrchestratorMetrics, serve_metrics
+from core.metrics import OrchestratorMetrics
+from core.metrics_server import serve_metrics
 from core.settings import Settings
 from core.starting import run_process
 from core.storage.opening import open_store

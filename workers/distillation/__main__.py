@@ -22,7 +22,8 @@ from core.encryption.sealed_store import open_sealed_store
 from core.ids import new_id
 from core.jobs.doorbells import QUEUE
 from core.logs import bind, get_logger
-from core.metrics import enable_multiprocess, multiprocess_registry, serve_metrics
+from core.metrics import enable_multiprocess, multiprocess_registry
+from core.metrics_server import serve_metrics
 from core.settings import Settings
 from core.starting import run_process
 from core.truth.database import Database

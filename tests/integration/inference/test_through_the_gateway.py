@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,12 +20,16 @@ from core.retrieval.encoder import Encoder
 from core.settings import GatewaySettings, Settings
 from gateway.__main__ import server_config
 from gateway.services import open_services
+from tests.fixtures.canary import listening_canary
+from tests.fixtures.garbage import answer, pieces
 from tests.fixtures.ports import free_port
 from tests.fixtures.published import OPEN
+from tests.integration.gateway.filling import WORD, Filling
 from tests.integration.gateway.servers import RunningServer
 from tests.integration.inference.conftest import TOKEN, RunningWorker, start_worker, stop_worker
 
 ADMIN_KEY = "admin-key-of-the-test"
+SECRET = "kept-on-disk-9be2"
 TOWN = "Velmora is a town by the river Asten. Its mayor is Ilka Brandt."
 ASKED = "Who is the mayor of Velmora?"
 RENDERED = f"<|im_start|>user\n{ASKED}<|im_end|>\n<|im_start|>assistant\n"
@@ -139,6 +144,60 @@ def test_no_models_name_leads_to_another_address_of_the_worker(
     for name in ("..%2Finternal%2Fresidency", "%2e%2e%2f%2e%2e%2fmetrics", "x%2F..%2F..%2Fmetrics", "a%3Fb", "a%0Ab"):
         answer = httpx.get(f"{service.gateway_url}/v1/models/{name}", headers=headers, timeout=20)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_no_question_makes_a_worker_fetch_or_open_anything(
+    service: Service, asked: tuple[openai.OpenAI, str], tmp_path: Path
+) -> None:
+    document = httpx.get(f"{service.gateway_url}/openapi.json", timeout=20).json()
+    secret = tmp_path / "secret.txt"
+    secret.write_text(SECRET)
+    headers = {"Authorization": f"Bearer {asked[0].api_key}"}
+    taken = set()
+    with listening_canary() as canary:
+        for value in (f"{canary.url}/x.png", "../" * 12 + str(secret)[1:]):
+            for path, body in _questions(document, service.base, value):
+                answer = httpx.post(service.gateway_url + path, json=body, headers=headers, timeout=30)
+                assert answer.status_code < 500, (body, answer.text)
+                assert SECRET not in answer.text
+                if answer.status_code == 200:
+                    taken.add(path)
+        assert canary.asked == []
+    assert taken == {"/v1/chat/completions", "/v1/completions"}
+    assert SECRET not in service.worker.log.read_text()
+
+
+def _questions(document: dict[str, Any], base: str, value: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`value` wherever a question has a string, and wherever other servers of this API take an address."""
+    filling = Filling(document)
+    for path, schema in (("/v1/chat/completions", "ChatQuestion"), ("/v1/completions", "CompletionQuestion")):
+        for body in filling.bodies({"$ref": f"#/components/schemas/{schema}"}, value):
+            yield path, {"max_tokens": 2, **body, "model": base if body["model"] == WORD else body["model"]}
+    user = {"role": "user", "content": ASKED}
+    for part in (
+        {"type": "image_url", "image_url": {"url": value}},
+        {"type": "input_audio", "input_audio": {"data": value, "format": "wav"}},
+        {"type": "file", "file": {"file_id": value}},
+    ):
+        message = {"role": "user", "content": [{"type": "text", "text": ASKED}, part]}
+        yield "/v1/chat/completions", {"model": base, "max_tokens": 2, "messages": [message]}
+    for field in ("lora_path", "chat_template", "tools", "web_search_options", "user", "metadata", "lora_request"):
+        yield "/v1/chat/completions", {"model": base, "max_tokens": 2, "messages": [user], field: value}
+
+
+def test_garbage_on_any_port_ends_no_process_and_is_told_nothing(service: Service) -> None:
+    for url in (service.gateway_url, service.worker.url, service.admin_url):
+        port = httpx.URL(url).port
+        assert port is not None
+        for piece in pieces(60):
+            heard = answer(port, piece)
+            assert b" 500 " not in heard.partition(b"\r\n")[0], piece
+            assert b"Traceback" not in heard, piece
+    for url in (service.gateway_url, service.worker.url):
+        assert httpx.get(f"{url}/health", timeout=20).status_code == 200
+    assert service.operate("load", "nothing").status_code == 400
+    assert service.worker.process.poll() is None
+    assert "Traceback" not in service.worker.log.read_text()
 
 
 def test_limits_stops_and_sampling_reach_the_engine(service: Service, asked: tuple[openai.OpenAI, str]) -> None:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import pytest
 import sqlalchemy
 
 from core.base_model.description import BaseDescription, directory_of
+from core.redaction import REDACTED
 from tests.fixtures.fake_trainer import make_fake_base
 from tests.fixtures.ports import accepts, free_port, wait_until
 from tests.integration.gateway.conftest import write_tiny_base
@@ -131,17 +132,24 @@ def planted_redis() -> Iterator[str]:
     server.wait(20)
 
 
+UNREDACTED = ("tests.integration.secrets.unredacted",)
+
+
 @contextmanager
 def process(
-    name: str, environment: Mapping[str, str], written: Written, grace: float = 40.0
+    name: str, environment: Mapping[str, str], written: Written, grace: float = 40.0, through: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """One of the processes, which has so many seconds to end; what it wrote is collected then."""
+    """One of the processes, run by the module `through`, which has so many seconds to end; what it wrote is collected
+    then."""
     data = Path(environment["LATENTBANK_DATA_DIR"])
     arguments = [str(data / "pids")] if name == "distillation" else []
     log = data / f"{name}.log"
     with log.open("wb") as output:
         running = subprocess.Popen(
-            [sys.executable, "-m", *PROCESSES[name], *arguments], env=environment, stdout=output, stderr=output
+            [sys.executable, "-m", *through, *PROCESSES[name], *arguments],
+            env=environment,
+            stdout=output,
+            stderr=output,
         )
     try:
         yield running
@@ -291,10 +299,27 @@ def test_no_secret_is_in_what_is_said_of_broken_settings(environment: dict[str, 
     assert written.leaks() == []
 
 
-def _doctor(environment: Mapping[str, str]) -> str:
+@pytest.mark.parametrize("through", [(), UNREDACTED], ids=["redacted", "unredacted"])
+def test_the_search_finds_a_secret_where_nothing_is_redacted(
+    environment: dict[str, str], tmp_path: Path, through: Sequence[str]
+) -> None:
+    """The broken address is quoted by a library, in the gateway's log and to the doctor; redaction alone hides it."""
+    broken = {**environment, "LATENTBANK_DATA_DIR": str(tmp_path), **BROKEN["a broker's address that is none"]}
+    secret, log = PLANTED["broker password"], tmp_path / "gateway.log"
+    written = Written()
+    with process("gateway", broken, written, grace=0.5, through=through):
+        shown = secret if through else REDACTED
+        wait_until(lambda: shown in log.read_text(), 60, f"'{shown}' in the gateway's log")
+    written.add("doctor", _doctor(broken, through))
+    found = {leak.partition(":")[0] for leak in written.leaks()}
+    leaky = {"broker password in log of gateway", "broker password in doctor"}
+    assert found >= leaky if through else found == set()
+
+
+def _doctor(environment: Mapping[str, str], through: Sequence[str] = ()) -> str:
     said = ""
     for options in ([], ["--json"]):
-        command = [sys.executable, "-m", "core.cli.main", "doctor", *options]
+        command = [sys.executable, "-m", *through, "core.cli.main", "doctor", *options]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         said += done.stdout + done.stderr
     return said

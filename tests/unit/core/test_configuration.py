@@ -10,6 +10,7 @@ from core.errors import Misconfigured
 from core.settings import Settings
 
 TOKEN = "a-long-random-text"
+OFF_LOOPBACK = {"serving": {"host": "0.0.0.0", "advertise_url": "http://worker:8081"}}
 
 
 def made(**fields: Any) -> Settings:
@@ -143,6 +144,14 @@ def test_what_all_processes_share_is_refused_by_all(process: Any, fields: dict[s
         ("inference", {"internal_token": TOKEN, "serving": {"admin_port": 1}}, "no LATENTBANK_ADMIN_KEY"),
         ("inference", {"internal_token": TOKEN, "serving": {"host": "0.0.0.0"}}, "LATENTBANK_SERVING__ADVERTISE_URL"),
         ("inference", {"internal_token": TOKEN, "serving": {"advertise_url": "worker:1"}}, "has to begin with http://"),
+        ("inference", {"internal_token": "15-bytes-of-it.", **OFF_LOOPBACK}, "LATENTBANK_INTERNAL_TOKEN is shorter"),
+        (
+            "inference",
+            {"internal_token": TOKEN, "internal_token_also": "short", **OFF_LOOPBACK},
+            "LATENTBANK_INTERNAL_TOKEN_ALSO is shorter than 16 characters",
+        ),
+        ("inference", {"internal_token": TOKEN, "serving": {"tls_key": __file__}}, "without LATENTBANK_SERVING__TLS_C"),
+        ("inference", {"internal_token": TOKEN, "serving": {"tls_cert": "/no.pem"}}, "TLS_CERT names no file: /no.pem"),
         ("distillation", {"distillation": {"deepspeed_config": "/no/such.json"}}, "names no file: /no/such.json"),
     ],
 )
@@ -151,6 +160,13 @@ def test_what_one_process_needs_is_refused_by_it_alone(process: Any, fields: dic
     found = contradictions(settings, process)
     assert [sentence in each for each in found] == [True], found
     assert contradictions(settings, "orchestrator") == []
+
+
+@pytest.mark.parametrize(
+    ("token", "host"), [("short", "127.0.0.1"), ("short", "localhost"), ("16-bytes-of-it..", "10.0.0.1"), (TOKEN, "w")]
+)
+def test_a_token_is_long_enough_where_nobody_else_can_try_it(token: str, host: str) -> None:
+    assert contradictions(made(internal_token=token, serving={"host": host}), "inference") == []
 
 
 @pytest.mark.parametrize(

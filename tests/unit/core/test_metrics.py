@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.metrics import DistillationMetrics, GatewayMetrics, InferenceMetrics, OrchestratorMetrics, serve_metrics
+from core.metrics import DistillationMetrics, GatewayMetrics, InferenceMetrics, OrchestratorMetrics
+from core.metrics_server import serve_metrics
 
 ROOT = Path(__file__).parents[3]
 FAMILIES = {
