@@ -15,7 +15,7 @@ from core.truth.database import Database
 from core.truth.jobs import get_job
 from core.truth.memories import find_idempotent, get_memory
 from core.truth.records import Memory, NewRevision
-from core.truth.revisions import revise
+from core.truth.revisions import refuse_contradiction, revise
 from gateway.base_model import BaseModel
 from gateway.intake import Admission, Context, check_context, commit_beside, default_quotas, estimated_seconds
 from gateway.schemas import MemoryUpdate, NewMemory
@@ -43,6 +43,9 @@ def revise_memory(
     with database.read() as connection:
         memory = get_memory(connection, tenant_id, memory_id)
         known = idempotency_key and find_idempotent(connection, tenant_id, idempotency_key, body_sha256)
+        if not known:
+            # Before the offer is looked at: a deleted memory has no title to go on with.
+            refuse_contradiction(connection, memory)
     if known:
         return Admission(*known, created=False)
     context = check_context(_offer(memory, update), limits, base)

@@ -65,7 +65,7 @@ def revise(
         earlier = find_idempotent(connection, new.tenant_id, idempotency_key, body_sha256)
         if earlier is not None:
             return *earlier, False
-    _refuse_contradiction(connection, memory)
+    refuse_contradiction(connection, memory)
     if memory.version != new.replaces:
         raise Conflict("Another version of this memory was published meanwhile; send the update again.")
     grown = new.context_bytes - memory.context_bytes
@@ -106,8 +106,8 @@ def context_of_job(column: str) -> ScalarSelect[Any]:
     )
 
 
-def _refuse_contradiction(connection: Connection, memory: Row[Any]) -> None:
-    """The memory's row is locked, so that nobody else can open a job of it meanwhile."""
+def refuse_contradiction(connection: Connection, memory: Memory | Row[Any]) -> None:
+    """Raises `Conflict` where a memory is deleted or in work; for good where its row is locked."""
     if memory.deleted_at is not None:
         raise Conflict("The memory is deleted; send the context as a new one.")
     unfinished = select(jobs.c.id).where(jobs.c.memory_id == memory.id, jobs.c.state.in_(OPEN)).limit(1)

@@ -30,6 +30,7 @@ from core.truth.database import Database
 from core.truth.schema import ready_for_work
 from workers.distillation.announcing import Announcement
 from workers.distillation.celery_app import create_app
+from workers.distillation.guard import adopt_orphans
 from workers.distillation.launch import trainer_command, trainer_environment
 from workers.distillation.pool import Command, PoolProcess
 from workers.distillation.scratch import scratch_directory
@@ -77,6 +78,7 @@ def _serve(
         stopping.value = 1
         announcement.stop()
 
+    adopt_orphans()  # of a pool process that died together with its group's guard: the next one ends them
     worker_ready.connect(began, weak=False)
     worker_shutting_down.connect(told_to_stop, weak=False)
     worker = app.Worker(

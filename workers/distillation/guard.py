@@ -9,6 +9,7 @@ and Linux's subreapers: a descendant whose parent dies becomes the guard's child
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -69,12 +71,35 @@ def kill_descendants(root: int) -> None:
     give_up = time.monotonic() + _KILL_SECONDS
     while (pids := descendants(root)) and time.monotonic() < give_up:
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         _reap()
         time.sleep(0.01)
+
+
+def kill_strangers() -> None:
+    """Kills what the calling process's parent has below it in other sessions than its own, until there is none.
+
+    Those are the processes of a group whose guard and owner died together, if the parent adopts orphans; the caller has
+    begun nothing yet.
+    """
+    give_up = time.monotonic() + _KILL_SECONDS
+    while (pids := _in_other_sessions(descendants(os.getppid()))) and time.monotonic() < give_up:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _in_other_sessions(pids: Iterable[int]) -> list[int]:
+    """Of those that live: what is killed and not reaped yet counts no more."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] != "Z" and int(fields[3]) != os.getsid(0):
+                found.append(pid)
+    return found
 
 
 def descendants(root: int) -> set[int]:

@@ -23,7 +23,7 @@ from core.truth.database import Database
 from workers.distillation.attempt import Outcome
 from workers.distillation.exports import Exports
 from workers.distillation.group import TrainerGroup
-from workers.distillation.guard import adopt_orphans, kill_descendants
+from workers.distillation.guard import adopt_orphans, kill_descendants, kill_strangers
 from workers.distillation.launch import trainer_environment
 from workers.distillation.task import perform
 from workers.distillation.worker import Distillation
@@ -58,6 +58,7 @@ class PoolProcess:
             cancel_grace_seconds=settings.distillation.cancel_grace_seconds,
             end_strays=lambda: kill_descendants(os.getpid()),
         )
+        kill_strangers()  # of a pool process before this one that died together with its guard
         adopt_orphans()  # those of a killed guard come to this process, whose only children are the group's
         self._distillation = Distillation(
             settings=settings,

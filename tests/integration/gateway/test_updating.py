@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from core.truth import jobs
+from core.truth.forgetting import purge_rows
 from core.truth.records import Publication
 from tests.integration.gateway.conftest import Gateway
 
@@ -72,6 +73,10 @@ def test_a_memory_in_work_or_deleted_is_a_conflict_and_leaves_no_object(
     tenant.delete(f"/v1/memories/{memory['id']}").raise_for_status()
     assert put(tenant, memory, NEWER).status_code == 409
     assert gateway.left()["objects"] == before["objects"]
+    with gateway.database.begin() as connection:
+        purge_rows(connection, [str(memory["id"])])
+    purged = put(tenant, memory, NEWER)
+    assert (purged.status_code, purged.json()["error"]["code"]) == (409, "conflict"), "whatever is left of it"
 
 
 def test_a_retry_with_the_same_key_gives_the_first_answer_and_another_body_is_refused(
