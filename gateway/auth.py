@@ -45,7 +45,7 @@ def authenticated_tenant(
     """
     if credentials is None:
         raise Unauthenticated
-    with parts.database.read() as connection:
+    with parts.database.look() as connection:
         opened = open_key(connection, credentials.credentials)
     request.state.tenant_id = opened.tenant.id
     request.state.actor = Actor(of_key(opened.key.id), request.state.request_id)
@@ -68,7 +68,7 @@ def admin(
     if is_one_of(credentials.credentials, settings.admin_key, settings.admin_key_also):
         request.state.actor = Actor(ADMIN, request.state.request_id)
         return
-    with parts.database.read() as connection:
+    with parts.database.look() as connection:
         open_key(connection, credentials.credentials)
     raise Forbidden
 

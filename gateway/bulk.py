@@ -23,8 +23,8 @@ from gateway.schemas import BatchMemory
 
 Outcome = Admission | LatentBankError
 
-_THREADS = 16
-"""Objects that a request stores side by side."""
+_STORING = ThreadPoolExecutor(16, thread_name_prefix="storing")
+"""Where all requests' objects are stored, side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +56,18 @@ class BulkIntake:
             payloads[offer.new.context_key] = context.payload
             outcomes.append(offer)
         outcomes = self._without_known(tenant_id, outcomes)
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="storing") as threads:
-            outcomes = list(threads.map(lambda one: self._stored(one, payloads), outcomes))
-            stored = [one for one in outcomes if isinstance(one, Offer)]
-            kept: set[str] = set()
-            try:
-                admitted = iter(self._admit(tenant_id, stored))
-                told = [next(admitted) if isinstance(one, Offer) else one for one in outcomes]
-                kept = {one.memory.context_key for one in told if isinstance(one, Admission) and one.created}
-            except _Unknown as unknown:
-                kept = set(payloads)
-                raise unknown.problem from None
-            finally:
-                self._remove(threads, (one.new.context_key for one in stored if one.new.context_key not in kept))
+        outcomes = list(_STORING.map(lambda one: self._stored(one, payloads), outcomes))
+        stored = [one for one in outcomes if isinstance(one, Offer)]
+        kept: set[str] = set()
+        try:
+            admitted = iter(self._admit(tenant_id, stored))
+            told = [next(admitted) if isinstance(one, Offer) else one for one in outcomes]
+            kept = {one.memory.context_key for one in told if isinstance(one, Admission) and one.created}
+        except _Unknown as unknown:
+            kept = set(payloads)
+            raise unknown.problem from None
+        finally:
+            self._remove(one.new.context_key for one in stored if one.new.context_key not in kept)
         return told
 
     def _check(self, item: Any) -> tuple[Context, str | None]:
@@ -132,8 +131,8 @@ class BulkIntake:
             raise _Unknown(problem) from away
         return True
 
-    def _remove(self, threads: ThreadPoolExecutor, keys: Iterable[str]) -> None:
-        list(threads.map(lambda key: remove_object(self.store, key), keys))
+    def _remove(self, keys: Iterable[str]) -> None:
+        list(_STORING.map(lambda key: remove_object(self.store, key), keys))
 
 
 class _Unknown(Exception):

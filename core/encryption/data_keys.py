@@ -47,7 +47,7 @@ class DataKeys:
         known = self._known(tenant_id, key_id)
         if known is not None:
             return known
-        with self._database.read() as connection:
+        with self._database.look() as connection:
             found = tenant_keys.find(connection, tenant_id, key_id)
         if found is None:
             raise KeyMissing
@@ -60,7 +60,7 @@ class DataKeys:
             self._kept = {name: kept for name, kept in self._kept.items() if now < kept[0]}
 
     def _current(self, tenant_id: str) -> TenantKey:
-        with self._database.read() as connection:
+        with self._database.look() as connection:
             there = tenant_keys.current(connection, tenant_id)
         if there is not None:
             return there
@@ -79,5 +79,6 @@ class DataKeys:
         key = DataKey(found.id, AESGCM(data_key))
         self.expire()
         with self._lock:
-            self._kept[tenant_id, key_id] = self._clock() + KEPT_SECONDS, key
+            for name in {(tenant_id, key_id), (tenant_id, found.id)}:
+                self._kept[name] = self._clock() + KEPT_SECONDS, key
         return key

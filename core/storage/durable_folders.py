@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 _KEPT = 256
 """Folders remembered; each keeps a file descriptor, so that its inode is not given to another folder meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """`identity` is the file system's; as long as `handle` is open, nothing else has it."""
+
+    handle: int
+    identity: tuple[int, int]
 
 
 class DurableFolders:
@@ -20,7 +29,7 @@ class DurableFolders:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._known: OrderedDict[Path, int] = OrderedDict()
+        self._known: OrderedDict[Path, _Folder] = OrderedDict()
         self._lock = Lock()
 
     def make(self, folder: Path) -> None:
@@ -37,36 +46,36 @@ class DurableFolders:
 
     def _is_known(self, folder: Path) -> bool:
         with self._lock:
-            handle = self._known.get(folder)
-            if handle is None:
+            known = self._known.get(folder)
+            if known is None:
                 return False
-            try:
-                same = os.path.samestat(os.fstat(handle), folder.stat())
-            except FileNotFoundError:
-                same = False
-            if same:
-                self._known.move_to_end(folder)
-            else:
-                os.close(self._known.pop(folder))
-            return same
+            self._known.move_to_end(folder)
+        try:
+            return known.identity == _identity(folder.stat())
+        except FileNotFoundError:
+            return False
 
     def _remember(self, folder: Path, handle: int) -> None:
         with self._lock:
             forgotten = self._known.pop(folder, None)
-            self._known[folder] = handle
+            self._known[folder] = _Folder(handle, _identity(os.fstat(handle)))
             if forgotten is None and len(self._known) > _KEPT:
                 _, forgotten = self._known.popitem(last=False)
-            if forgotten is not None:
-                os.close(forgotten)
+        if forgotten is not None:
+            os.close(forgotten.handle)
 
     def close(self) -> None:
         """Gives the descriptors back; what is asked for later is synced again."""
         with self._lock:
             while self._known:
-                os.close(self._known.popitem()[1])
+                os.close(self._known.popitem()[1].handle)
 
     def __del__(self) -> None:
         self.close()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,9 +24,8 @@ from core.truth.records import (
     NewMemory,
     Offer,
     Quotas,
-    Tenant,
 )
-from core.truth.tables import idempotency_keys, jobs, memories, tenants
+from core.truth.tables import idempotency_keys, jobs, memories
 from core.truth.transitions import (
     NewEvent,
     bump_bank,
@@ -95,9 +94,10 @@ def admit_many(
     An error is an outcome and leaves nothing of its offer; the offers before it are taken all the same. Raises
     `NotFound` without the tenant.
     """
-    tenant = lock_tenant(connection, tenant_id)
+    tenant, room = usage.lock_room(
+        connection, tenant_id, backlog_limit=backlog_limit, defaults=quotas, jobs=len(offers)
+    )
     known = _known_keys(connection, tenant_id, [offer.idempotency_key for offer in offers if offer.idempotency_key])
-    room = usage.room(connection, tenant_id, backlog_limit=backlog_limit, defaults=quotas, jobs=len(offers))
     outcomes: list[tuple[Memory, Job, bool] | LatentBankError | str] = []
     taken: list[tuple[Offer, str]] = []
     for offer in offers:
@@ -276,18 +276,6 @@ def by_ids(connection: Connection, memory_ids: Iterable[str]) -> Mapping[str, tu
         select(memories, has_open.label("has_open_job")).where(memories.c.id.in_(sorted(set(memory_ids))))
     )
     return {row.id: (memory_of(row), bool(row.has_open_job)) for row in rows}
-
-
-def lock_tenant(connection: Connection, tenant_id: str) -> Tenant:
-    """Admissions of one tenant go one after the other: that makes its limits and its idempotency keys exact.
-
-    Raises `NotFound` for a tenant that is not there or deleted.
-    """
-    there = (tenants.c.id == tenant_id) & tenants.c.deleted_at.is_(None)
-    row = connection.execute(select(tenants).where(there).with_for_update(key_share=True)).one_or_none()
-    if row is None:
-        raise NotFound(f"There is no tenant '{tenant_id}'.")
-    return Tenant(**row._mapping)
 
 
 def insert_job(

@@ -20,7 +20,6 @@ from core.truth.memories import (
     find_idempotent,
     get_memory,
     insert_job,
-    lock_tenant,
     note_idempotency,
 )
 from core.truth.records import NO_QUOTAS, Job, Memory, NewRevision, Quotas
@@ -60,7 +59,7 @@ def revise(
     memory = connection.execute(query.with_for_update()).one_or_none()
     if memory is None:
         raise NotFound(f"There is no memory '{new.memory_id}'.")
-    lock_tenant(connection, new.tenant_id)
+    usage.lock_tenant(connection, new.tenant_id)
     if idempotency_key is not None and body_sha256 is not None:
         earlier = find_idempotent(connection, new.tenant_id, idempotency_key, body_sha256)
         if earlier is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from core.truth.clock import now
-from core.truth.memories import lock_tenant
 from core.truth.records import TenantKey
 from core.truth.tables import tenant_keys
+from core.truth.usage import lock_tenant
 
 _LIVE = tenant_keys.c.destroyed_at.is_(None)
 _NEWEST_FIRST = (tenant_keys.c.created_at.desc(), tenant_keys.c.id.desc())

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sqlalchemy import BigInteger, Connection, func, insert, or_, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import BacklogFull, NotFound, QuotaExceeded, TooMany
 from core.jobs.states import State
 from core.truth.clock import from_now, now
 from core.truth.many_rows import RowUpdate
-from core.truth.records import OpenJobs, Quotas, Usage, quotas_in
+from core.truth.records import OpenJobs, Quotas, Tenant, Usage, quotas_in
 from core.truth.tables import jobs, memories, tenant_usage, tenants
 
 NOT_COUNTED = 2**31 - 1
@@ -28,6 +28,25 @@ SIZE = memories.c.context_bytes + func.coalesce(memories.c.adapter_bytes, 0)
 
 _SIZES = RowUpdate(
     tenant_usage, "tenant_id", {"size": BigInteger()}, lambda given: {"bytes": tenant_usage.c.bytes + given["size"]}
+)
+
+_THERE = (tenants.c.id == bindparam("tenant")) & tenants.c.deleted_at.is_(None)
+_TENANT = select(tenants).where(_THERE).with_for_update(key_share=True)
+# Both rows are locked: one that is only read beside another that had to be waited for may be older than that one.
+_TENANT_AND_USAGE = (
+    select(*tenants.c, tenant_usage.c.memories, tenant_usage.c.bytes, tenant_usage.c.jobs_at_most)
+    .join(tenant_usage, tenant_usage.c.tenant_id == tenants.c.id)
+    .where(_THERE)
+    .with_for_update(key_share=True)
+)
+_USED = (
+    update(tenant_usage)
+    .where(tenant_usage.c.tenant_id == bindparam("tenant"))
+    .values(
+        memories=tenant_usage.c.memories + bindparam("more_memories"),
+        bytes=tenant_usage.c.bytes + bindparam("more_bytes"),
+        jobs_at_most=tenant_usage.c.jobs_at_most + bindparam("more_jobs"),
+    )
 )
 
 _WHAT_TO_DO = "Delete memories that are not needed any more, or ask the operator for a larger quota."
@@ -61,27 +80,45 @@ class Room:
         return replace(self, jobs=self.jobs - jobs, usage=used)
 
 
+def lock_tenant(connection: Connection, tenant_id: str) -> Tenant:
+    """Admissions of one tenant go one after the other: that makes its limits and its idempotency keys exact.
+
+    Raises `NotFound` for a tenant that is not there or deleted.
+    """
+    row = connection.execute(_TENANT, {"tenant": tenant_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no tenant '{tenant_id}'.")
+    return Tenant(**row._mapping)
+
+
 def room(connection: Connection, tenant_id: str, *, backlog_limit: int, defaults: Quotas, jobs: int = 1) -> Room:
     """What the tenant, whose row the caller has locked, may admit; raises `NotFound` without it.
+
+    As `lock_room`.
+    """
+    return lock_room(connection, tenant_id, backlog_limit=backlog_limit, defaults=defaults, jobs=jobs)[1]
+
+
+def lock_room(
+    connection: Connection, tenant_id: str, *, backlog_limit: int, defaults: Quotas, jobs: int = 1
+) -> tuple[Tenant, Room]:
+    """The tenant, its row and the one of its usage locked, and what it may admit. Raises `NotFound` as `lock_tenant`.
 
     Waiting jobs are counted only where they may be too many for `jobs` more: `jobs_at_most` grows with each admission
     and falls at a count, so that it is never below the number of jobs that wait or run. `Room.jobs` is exact where it
     is below `jobs`, else it may be too low.
     """
-    row = connection.execute(
-        select(tenants.c.settings, *tenant_usage.c)
-        .outerjoin_from(tenants, tenant_usage, tenant_usage.c.tenant_id == tenants.c.id)
-        .where(tenants.c.id == tenant_id)
-    ).one_or_none()
+    row = connection.execute(_TENANT_AND_USAGE, {"tenant": tenant_id}).one_or_none()
     if row is None:
-        raise NotFound(f"There is no tenant '{tenant_id}'.")
-    if row.tenant_id is None:
+        lock_tenant(connection, tenant_id)
         recount(connection, tenant_id)
-        return room(connection, tenant_id, backlog_limit=backlog_limit, defaults=defaults, jobs=jobs)
+        row = connection.execute(_TENANT_AND_USAGE, {"tenant": tenant_id}).one()
+    fields = row._mapping
+    tenant = Tenant(**{name: fields[name] for name in Tenant.__slots__})
     free = backlog_limit - row.jobs_at_most
     if free < jobs:
         free = backlog_limit - _count_jobs(connection, tenant_id, backlog_limit)
-    return Room(max(0, free), Usage(row.memories, row.bytes), quotas_in(row.settings).over(defaults))
+    return tenant, Room(max(0, free), Usage(row.memories, row.bytes), quotas_in(tenant.settings).over(defaults))
 
 
 def charge(
@@ -109,12 +146,8 @@ def add(connection: Connection, tenant_id: str, *, memories: int = 0, size: int 
     """Writes a difference; memories and bytes also below zero, for what is deleted. The tenant's row is locked."""
     if (memories, size, jobs) == (0, 0, 0):
         return
-    used = tenant_usage.c
-    connection.execute(
-        update(tenant_usage)
-        .where(used.tenant_id == tenant_id)
-        .values(memories=used.memories + memories, bytes=used.bytes + size, jobs_at_most=used.jobs_at_most + jobs)
-    )
+    more = {"more_memories": memories, "more_bytes": size, "more_jobs": jobs}
+    connection.execute(_USED, {"tenant": tenant_id, **more})
 
 
 def add_sizes(connection: Connection, sizes: Mapping[str, int]) -> None:

@@ -154,7 +154,7 @@ def test_a_tenants_own_quota_goes_before_the_default(truth: Database) -> None:
 def test_many_memories_are_charged_at_once_or_not_at_all(truth: Database) -> None:
     tenant = add_tenant(truth)
     with truth.begin() as connection:
-        memories.lock_tenant(connection, tenant.id)
+        usage.lock_tenant(connection, tenant.id)
 
         def charge(memories: int, size: int) -> None:
             quotas = Quotas(memories=10, bytes=1000)
