@@ -262,21 +262,34 @@ class _Heads:
 def _heads(connection: Connection, heads: int, among: ColumnElement[bool]) -> dict[str, _Heads]:
     """Reads as many rows as it returns, however many wait, and asks only for tenants that have any."""
     columns = jobs.c.id, jobs.c.tenant_id, jobs.c.cost_estimate_seconds, jobs.c.created_at
-    queue = select(*columns).where(WAITING, among).order_by(*_PLACE).limit(heads)
+    queue = select(*columns).where(WAITING).order_by(*_PLACE)
     if connection.dialect.name == "postgresql":
         tenant = _waiting_tenants().subquery()
-        of_tenant = queue.where(jobs.c.tenant_id == tenant.c.tenant_id).lateral()
+        of_tenant = first_of(
+            queue.where(jobs.c.tenant_id == tenant.c.tenant_id).correlate(tenant), among, heads
+        ).lateral()
         rows = connection.execute(select(of_tenant).select_from(tenant.join(of_tenant, true()))).all()
     else:
         # SQLite has no LATERAL, and no server to go and come back from for each tenant.
         tenant_ids = connection.execute(_waiting_tenants()).scalars().all()
-        rows = [row for id_ in tenant_ids for row in connection.execute(queue.where(jobs.c.tenant_id == id_))]
+        queues = (first_of(queue.where(jobs.c.tenant_id == id_), among, heads) for id_ in tenant_ids)
+        rows = [row for first in queues for row in connection.execute(first)]
     waiting: dict[str, _Heads] = {}
     for row in rows:
         first = waiting.setdefault(row.tenant_id, _Heads(row.created_at))
         first.since = min(first.since, row.created_at)
         first.jobs.append(Waiting(row.id, float(row.cost_estimate_seconds)))
     return waiting
+
+
+def first_of(queue: Select[Any], which: ColumnElement[bool], most: int) -> Select[Any]:
+    """The first `most` rows of `queue` for which `which` holds, read in the order of the queue until there are so many.
+
+    Told of `which` as a condition, PostgreSQL takes it for one that hardly a row meets, and sorts all of them.
+    """
+    looked_at = queue.add_columns(which.label("holds")).offset(literal_column("0")).subquery("looked_at")
+    columns = [column for column in looked_at.c if column.key != "holds"]
+    return select(*columns).where(looked_at.c.holds).limit(most)
 
 
 def _waiting_tenants() -> Select[tuple[str]]:

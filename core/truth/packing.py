@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select, true
 
 from core.truth import workers
 from core.truth.database import exclusive
-from core.truth.dispatch import DISPATCHED, QUEUED, InFlight, depart, in_flight
+from core.truth.dispatch import DISPATCHED, QUEUED, InFlight, depart, first_of, in_flight
 from core.truth.leases import claim_all
 from core.truth.records import Claim
 from core.truth.revisions import context_of_job
@@ -141,7 +141,7 @@ def _room(
         worker.id != worker_id and worker.id not in flight.busy and worker.info.get("base_digest") == base_digest
         for worker in workers.alive(connection, "distillation")
     )
-    due = select(jobs.c.id).where(QUEUED, _untried(base_digest)).limit(limits.jobs * (idle + 1))
+    due = first_of(select(jobs.c.id).where(QUEUED), _untried(base_digest), limits.jobs * (idle + 1))
     waiting = int(connection.execute(select(func.count()).select_from(due.subquery())).scalar_one())
     part = -(-(waiting + packed) // (idle + 1))
     return max(0, min(limits.jobs, part) - packed)
