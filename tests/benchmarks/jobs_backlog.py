@@ -84,7 +84,8 @@ def _filled(postgres_url: str, size: int, tenant_count: int) -> Database:
 def _claim_pack(database: Database, pack: int) -> None:
     limits = jobs.PackLimits(pack, 1 << 20, 32)
     with database.begin() as connection:
-        (first,) = connection.execute(text("SELECT id FROM jobs WHERE state = 'queued' AND dispatched_at IS NOT NULL LIMIT 1")).scalars()
+        dispatched = text("SELECT id FROM jobs WHERE state = 'queued' AND dispatched_at IS NOT NULL LIMIT 1")
+        (first,) = connection.execute(dispatched).scalars()
         claim = jobs.claim(connection, first, "worker_0", 60.0)
         assert claim is not None
         jobs.claim_mates(connection, [claim], "worker_0", 60.0, limits)
