@@ -245,6 +245,12 @@ def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) 
     return job_ids
 
 
+def rings_unheard(connection: Connection, seconds: float) -> bool:
+    """Whether a job that left the backlog so long ago still waits, although its doorbell was rung."""
+    late = and_(DISPATCHED, jobs.c.rung_at.is_not(None), jobs.c.dispatched_at <= from_now(-seconds))
+    return connection.execute(select(jobs.c.id).where(late).limit(1)).one_or_none() is not None
+
+
 def unring(connection: Connection, job_ids: Iterable[str]) -> None:
     """The broker did not take their bells; they are overdue at once."""
     for job_id in sorted(job_ids):

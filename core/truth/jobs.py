@@ -19,6 +19,7 @@ from core.truth.dispatch import (
     mark_all_dispatched,
     mark_dispatched,
     ring_overdue,
+    rings_unheard,
     unring,
 )
 from core.truth.leases import (
@@ -73,6 +74,7 @@ __all__ = [
     "renew",
     "request_cancel",
     "ring_overdue",
+    "rings_unheard",
     "run_together",
     "tell",
     "unring",

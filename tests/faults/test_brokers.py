@@ -46,3 +46,25 @@ def test_who_is_cut_off_from_the_broker_comes_back(stack: Stack, tenant: Tenant,
     for link in links:
         link.heal()
     tenant.ended(job_id)
+
+
+@pytest.mark.parametrize("fault", cases(["cut", "half-open"], "half-open"))
+def test_a_worker_that_went_deaf_is_not_left_alone_with_the_jobs(stack: Stack, tenant: Tenant, fault: str) -> None:
+    """A client of the broker may never notice that its connection is gone; there is no other worker to hear."""
+    others = [name for name, p in stack.processes.items() if p.part == "distillation"][1:]
+    for name in others:
+        stack.processes[name].stop()
+    try:
+        tenant.ended(tenant.remember("train")[1])
+        (link,) = stack.links_of("broker", "distillation")[:1]
+        for _ in range(3):
+            job_id = tenant.remember("last 1")[1]
+            stack.until(lambda job_id=job_id: tenant.job(job_id)["status"] == "running", "it runs")
+            link.cut() if fault == "cut" else link.swallow()
+            time.sleep(2.5)  # how long it lasts: past the end of the job, whose acknowledgement is lost
+            link.heal()
+            tenant.ended(job_id)
+            tenant.ended(tenant.remember("train")[1])
+    finally:
+        for name in others:
+            stack.start(name, "distillation")

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
+from sqlalchemy import Connection
 
 from core.base_model.description import BaseDescription
 from core.base_model.prepare import ensure_prepared
@@ -31,9 +34,13 @@ from core.truth.schema import ready_for_work
 from workers.distillation.announcing import Announcement
 from workers.distillation.celery_app import create_app
 from workers.distillation.guard import adopt_orphans
+from workers.distillation.hearing import Hearing
 from workers.distillation.launch import trainer_command, trainer_environment
 from workers.distillation.pool import Command, PoolProcess
 from workers.distillation.scratch import scratch_directory
+
+_UNHEARD_RINGS = 2
+"""Doorbells that a worker with nothing to do may miss before it takes itself for deaf."""
 
 _log = get_logger(__name__)
 
@@ -65,10 +72,19 @@ def _serve(
     enable_multiprocess(scratch / "metrics")
     address = settings.distillation.host
     metrics = serve_metrics(settings.distillation.metrics_port, address, multiprocess_registry(scratch / "metrics"))
-    process = PoolProcess(settings, worker_id, base, scratch, command, lambda: bool(stopping.value))
+    hearing = Hearing(_UNHEARD_RINGS * settings.jobs.doorbell_timeout_seconds)
+    process = PoolProcess(settings, worker_id, base, scratch, command, lambda: bool(stopping.value), hearing)
     app = create_app(settings, process)
     url = f"http://{address}:{metrics.port}"
-    announcement = Announcement(database, worker_id, url, _info(settings, base), settings.worker_ttl_seconds)
+    deaf = Event()
+
+    def listened(connection: Connection) -> None:
+        if hearing.is_deaf(connection):
+            _log.error("no doorbell reaches this worker any more; it ends, to be started again")
+            deaf.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    announcement = Announcement(database, worker_id, url, _info(settings, base), settings.worker_ttl_seconds, listened)
 
     def began(**_: Any) -> None:
         announcement.begin()
@@ -95,7 +111,7 @@ def _serve(
     finally:
         announcement.end()
         metrics.close()
-    return int(worker.exitcode or 0)
+    return 1 if deaf.is_set() else int(worker.exitcode or 0)
 
 
 def _info(settings: Settings, base: BaseDescription) -> dict[str, Any]:

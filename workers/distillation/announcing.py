@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.logs import get_logger
@@ -15,9 +17,21 @@ _log = get_logger(__name__)
 
 
 class Announcement:
-    """Announces the worker every third of its time to live, from `begin` on; withdraws it at `end`."""
+    """Announces the worker every third of its time to live, from `begin` on; withdraws it at `end`.
 
-    def __init__(self, database: Database, worker_id: str, url: str, info: dict[str, Any], ttl_seconds: float) -> None:
+    `each_time` is called with every announcement, in its transaction.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker_id: str,
+        url: str,
+        info: dict[str, Any],
+        ttl_seconds: float,
+        each_time: Callable[[Connection], None] = lambda _: None,
+    ) -> None:
+        self._each_time = each_time
         self._database = database
         self._worker_id = worker_id
         self._url = url
@@ -49,6 +63,7 @@ class Announcement:
                     workers.announce(
                         connection, self._worker_id, "distillation", self._url, self._info, self._ttl_seconds
                     )
+                    self._each_time(connection)
             except SQLAlchemyError as problem:
                 _log.warning("the worker could not be announced", problem=str(problem))
                 if self._ended.is_set():

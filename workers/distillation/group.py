@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Protocol
 
 from core.errors import TrainerLost
@@ -175,7 +175,22 @@ class TrainerGroup:
                 start_new_session=True,
             )
         _log.info("trainer group started", pid=self._guard.pid)
+        Thread(target=self._watch, args=(self._guard,), name="guard", daemon=True).start()
         return directory
+
+    def _watch(self, guard: subprocess.Popen[bytes]) -> None:
+        """A guard that is killed while nobody asks for a run leaves nothing behind until somebody does."""
+        guard.wait()
+        with self._changing:
+            if self._guard is guard:
+                self._end_rest(guard)
+
+    def _end_rest(self, guard: subprocess.Popen[bytes]) -> None:
+        """Also where the guard itself was killed: its command's processes are still in its process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(guard.pid, signal.SIGKILL)
+        guard.wait()
+        self._end_strays()
 
     def _end(self) -> None:
         guard, self._guard = self._guard, None
@@ -187,11 +202,7 @@ class TrainerGroup:
                 guard.wait(_GUARD_SECONDS)
             except subprocess.TimeoutExpired:
                 _log.warning("the guard did not end its group; killing the session", pid=guard.pid)
-            # Also where the guard itself was killed: its command's processes are still in its process group.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(guard.pid, signal.SIGKILL)
-            guard.wait()
-            self._end_strays()
+            self._end_rest(guard)
             _log.info("trainer group ended", pid=guard.pid, exit_code=guard.returncode)
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)

@@ -77,14 +77,17 @@ def kill_descendants(root: int) -> None:
         time.sleep(0.01)
 
 
-def kill_strangers() -> None:
-    """Kills what the calling process's parent has below it in other sessions than its own, until there is none.
+def kill_strangers(supervisor: int) -> None:
+    """Kills what the supervisor, the caller's parent, has below it in other sessions than its own, until there is none.
 
-    Those are the processes of a group whose guard and owner died together, if the parent adopts orphans; the caller has
-    begun nothing yet.
+    Those are the processes of a group whose guard and owner died together, if the supervisor adopts orphans; the caller
+    has begun nothing yet. Where the supervisor is gone, the parent is somebody else, whose processes are not ours.
     """
     give_up = time.monotonic() + _KILL_SECONDS
-    while (pids := _in_other_sessions(descendants(os.getppid()))) and time.monotonic() < give_up:
+    while os.getppid() == supervisor and time.monotonic() < give_up:
+        pids = _in_other_sessions(descendants(supervisor))
+        if not pids or os.getppid() != supervisor:
+            return
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -24,6 +24,7 @@ from workers.distillation.attempt import Outcome
 from workers.distillation.exports import Exports
 from workers.distillation.group import TrainerGroup
 from workers.distillation.guard import adopt_orphans, kill_descendants, kill_strangers
+from workers.distillation.hearing import Hearing
 from workers.distillation.launch import trainer_environment
 from workers.distillation.task import perform
 from workers.distillation.worker import Distillation
@@ -42,6 +43,8 @@ class PoolProcess:
     scratch: Path
     command: Command
     stopping: Callable[[], bool]
+    hearing: Hearing
+    supervisor: int = field(default_factory=os.getpid)
     _distillation: Distillation | None = field(default=None, init=False)
 
     def open(self) -> None:
@@ -58,7 +61,7 @@ class PoolProcess:
             cancel_grace_seconds=settings.distillation.cancel_grace_seconds,
             end_strays=lambda: kill_descendants(os.getpid()),
         )
-        kill_strangers()  # of a pool process before this one that died together with its guard
+        kill_strangers(self.supervisor)  # of a pool process before this one that died together with its guard
         adopt_orphans()  # those of a killed guard come to this process, whose only children are the group's
         self._distillation = Distillation(
             settings=settings,
@@ -79,7 +82,11 @@ class PoolProcess:
         if self._distillation is None:
             self.open()
         assert self._distillation is not None
-        return perform(self._distillation, job_id)
+        self.hearing.noted()
+        try:
+            return perform(self._distillation, job_id)
+        finally:
+            self.hearing.noted()
 
     def count(self, state: str) -> None:
         """Counts a delivery by the state that Celery gave it."""

@@ -16,6 +16,7 @@ import pytest
 from core.errors import TrainerLost
 from tests.fixtures.fake_trainer import fake_command
 from workers.distillation.group import Interrupted, Interruption, TrainerGroup
+from workers.distillation.guard import kill_strangers
 from workers.distillation.runs import MemoryRequest, MemoryResult, Progress, RunRequest
 
 MakeGroup = Callable[..., TrainerGroup]
@@ -212,13 +213,19 @@ def test_a_killed_guard_leaves_no_process_of_its_session(make_group: MakeGroup, 
     assert eventually(lambda: pids.exists() and len(process_ids(pids)) == 3)
     assert group.pid is not None
     os.kill(group.pid, signal.SIGKILL)
-    assert eventually(lambda: not group.alive)
-    group.kill()
     trainer, child, stray = process_ids(pids)
     try:
-        assert eventually(lambda: gone(trainer) and gone(child))
+        assert eventually(lambda: gone(trainer) and gone(child)), "although nobody asks for a run"
     finally:
         os.kill(stray, signal.SIGKILL)
+
+
+def test_strangers_are_killed_only_below_the_supervisor_that_is_still_the_parent() -> None:
+    """Else the parent is whoever adopts orphans, and what is below it is the whole machine."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        kill_strangers(supervisor=os.getppid() + 1)
+        assert other.poll() is None
+        other.kill()
 
 
 def test_a_killed_owner_leaves_no_process_and_no_text(tmp_path: Path, pids: Path) -> None:
