@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -101,14 +101,18 @@ def dispatchable(
     in_flight_per_tenant: int,
     heads: int,
     among: ColumnElement[bool] | None = None,
+    only: Collection[str] | None = None,
 ) -> tuple[Contender, ...]:
     """The first `heads` waiting jobs of every tenant, by priority and then age, with the tenants' shares.
 
     A tenant's own quota of jobs in flight goes before `in_flight_per_tenant`.
 
-    `among` narrows the jobs down. Locks the shares; until its end the transaction may wait for no other lock.
+    `among` narrows the jobs down, `only` the tenants. Locks the shares; until its end the transaction may wait for no
+    other lock: who has locked some asks again for `only` these.
     """
     waiting = _heads(connection, heads, true() if among is None else among)
+    if only is not None:
+        waiting = {tenant_id: theirs for tenant_id, theirs in waiting.items() if tenant_id in only}
     share = fair_shares.c
     rows = connection.execute(
         select(
@@ -160,10 +164,12 @@ def depart(
     for more jobs of each tenant as long as a choice among them all might have picked more of one.
     """
     heads = min(free, _FIRST_LOOK)
+    locked: set[str] | None = None
     while True:
         contenders = dispatchable(
-            connection, flight, in_flight_per_tenant=in_flight_per_tenant, heads=heads, among=among
+            connection, flight, in_flight_per_tenant=in_flight_per_tenant, heads=heads, among=among, only=locked
         )
+        locked = {tenant.tenant_id for tenant in contenders}
         selection = fairness.select(contenders, free)
         if heads >= free or not _seen_through(contenders, selection, heads):
             break

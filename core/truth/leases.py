@@ -46,6 +46,7 @@ from core.truth.transitions import (
     job_of,
     lock_job,
     lock_jobs,
+    lock_shares,
     memory_of,
     state_of,
     write_event,
@@ -195,6 +196,8 @@ def publish_all(connection: Connection, publications: Sequence[tuple[Claim, Publ
             told[row.id] = _is_current(connection, claim, row, publication)
         elif row is not None and _is_held(row, claim) and not row.cancel_requested:
             by_version.setdefault(publication.version, []).append((row, publication))
+    if len(by_version) > 1:
+        lock_shares(connection, {row.tenant_id for wanted in by_version.values() for row, _ in wanted})
     published: list[tuple[Row[Any], Publication]] = []
     for version, wanted in by_version.items():
         servable = select(memories.c.id).where(
@@ -296,9 +299,13 @@ def reap(connection: Connection, max_attempts: int, limit: int = 100) -> list[Jo
     """
     expired = and_(RUNNING, jobs.c.lease_until <= now())
     exclusive(connection, "reap")
-    ids = connection.execute(select(jobs.c.id).where(expired).order_by(jobs.c.lease_until).limit(limit)).scalars().all()
+    query = select(jobs.c.id, jobs.c.tenant_id).where(expired).order_by(jobs.c.lease_until).limit(limit)
+    found = connection.execute(query).all()
+    if found:
+        # Before the jobs, which it does not wait for: their ends are settled one after the other.
+        lock_shares(connection, {tenant_id for _, tenant_id in found})
     reaped = []
-    for job_id in ids:
+    for job_id, _ in found:
         row = lock_job(connection, job_id, skip_locked=True)
         if row is None or State(row.state) is not State.RUNNING:
             continue

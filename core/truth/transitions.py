@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Float, Integer, Row, select, update
@@ -267,13 +268,22 @@ def _settle(connection: Connection, rows: Sequence[Row[Any]]) -> None:
     ran = [row for row in rows if State(row.state) is State.RUNNING and row.started_at is not None]
     if not ran:
         return
-    owners = fair_shares.c.tenant_id
-    ours = select(owners, now().label("now")).where(owners.in_(sorted({row.tenant_id for row in ran})))
-    shares = connection.execute(ours.order_by(owners).with_for_update()).all()
-    used = {share.tenant_id: 0.0 for share in shares}
+    used = dict.fromkeys((row.tenant_id for row in ran), 0.0)
+    clock = lock_shares(connection, used)
     for row in ran:
-        used[row.tenant_id] += max(0.0, (shares[0].now - row.started_at).total_seconds()) / (row.pack_jobs or 1)
+        used[row.tenant_id] += max(0.0, (clock - row.started_at).total_seconds()) / (row.pack_jobs or 1)
     _SHARES.run(connection, [{"tenant_id": tenant_id, "used": seconds} for tenant_id, seconds in used.items()])
+
+
+def lock_shares(connection: Connection, tenant_ids: Collection[str]) -> datetime:
+    """Locks the tenants' fair shares, in the order of the ids; the database's time.
+
+    Who settles several times in one transaction locks all that it will touch before the first.
+    """
+    owners = fair_shares.c.tenant_id
+    ours = select(owners, now().label("now")).where(owners.in_(sorted(tenant_ids)))
+    clock: datetime = connection.execute(ours.order_by(owners).with_for_update()).all()[0].now
+    return clock
 
 
 def _fail_memories(connection: Connection, memory_ids: Sequence[str]) -> None:
