@@ -81,12 +81,13 @@ def kill_strangers(supervisor: int) -> None:
     """Kills what the supervisor, the caller's parent, has below it in other sessions than its own, until there is none.
 
     Those are the processes of a group whose guard and owner died together, if the supervisor adopts orphans; the caller
-    has begun nothing yet. Where the supervisor is gone, the parent is somebody else, whose processes are not ours.
+    has begun nothing yet. Kills nothing where the parent is another one by now: whoever adopted the caller, perhaps the
+    machine's first process, has more below it than a group.
     """
     give_up = time.monotonic() + _KILL_SECONDS
     while os.getppid() == supervisor and time.monotonic() < give_up:
         pids = _in_other_sessions(descendants(supervisor))
-        if not pids or os.getppid() != supervisor:
+        if not pids:
             return
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):

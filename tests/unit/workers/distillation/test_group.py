@@ -16,7 +16,6 @@ import pytest
 from core.errors import TrainerLost
 from tests.fixtures.fake_trainer import fake_command
 from workers.distillation.group import Interrupted, Interruption, TrainerGroup
-from workers.distillation.guard import kill_strangers
 from workers.distillation.runs import MemoryRequest, MemoryResult, Progress, RunRequest
 
 MakeGroup = Callable[..., TrainerGroup]
@@ -218,14 +217,6 @@ def test_a_killed_guard_leaves_no_process_of_its_session(make_group: MakeGroup, 
         assert eventually(lambda: gone(trainer) and gone(child)), "although nobody asks for a run"
     finally:
         os.kill(stray, signal.SIGKILL)
-
-
-def test_strangers_are_killed_only_below_the_supervisor_that_is_still_the_parent() -> None:
-    """Else the parent is whoever adopts orphans, and what is below it is the whole machine."""
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
-        kill_strangers(supervisor=os.getppid() + 1)
-        assert other.poll() is None
-        other.kill()
 
 
 def test_a_killed_owner_leaves_no_process_and_no_text(tmp_path: Path, pids: Path) -> None:
