@@ -41,7 +41,11 @@ class DurableFolders:
         for one in reversed(missing):
             one.mkdir(exist_ok=True)
             handle = os.open(one, os.O_RDONLY | os.O_DIRECTORY)
-            sync_folder(one.parent)
+            try:
+                sync_folder(one.parent)
+            except BaseException:
+                os.close(handle)
+                raise
             self._remember(one, handle)
 
     def _is_known(self, folder: Path) -> bool:

@@ -29,6 +29,7 @@ from core.truth.tables import idempotency_keys, jobs, memories
 from core.truth.transitions import (
     NewEvent,
     bump_bank,
+    bump_banks,
     cancel,
     job_of,
     memory_of,
@@ -355,8 +356,7 @@ def _insert(
     insert_rows(connection, idempotency_keys, keys, "created_at")
     if serves_now:
         # The memory serves from now on, if only from its text.
-        for memory_id in by_id:
-            bump_bank(connection, tenant_id, memory_id)
+        bump_banks(connection, [(tenant_id, memory_id) for memory_id in by_id])
     return {job.id: (by_id[job.memory_id], job) for job in job_rows}
 
 

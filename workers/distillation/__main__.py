@@ -33,7 +33,7 @@ from core.truth.database import Database
 from core.truth.schema import ready_for_work
 from workers.distillation.announcing import Announcement
 from workers.distillation.celery_app import create_app
-from workers.distillation.guard import adopt_orphans
+from workers.distillation.guard import adopt_orphans, reap_strangers
 from workers.distillation.hearing import Hearing
 from workers.distillation.launch import trainer_command, trainer_environment
 from workers.distillation.pool import Command, PoolProcess
@@ -79,6 +79,7 @@ def _serve(
     deaf = Event()
 
     def listened(connection: Connection) -> None:
+        reap_strangers()
         if hearing.is_deaf(connection):
             _log.error("no doorbell reaches this worker any more; it ends, to be started again")
             deaf.set()

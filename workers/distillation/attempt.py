@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, NotSupportedError, ProgrammingError, SQLAlchemyError
 
 from core.errors import (
     AdapterInvalid,
@@ -45,6 +45,9 @@ from workers.distillation.worker import Distillation
 _log = get_logger(__name__)
 _STORE_ATTEMPTS = 4
 RETRY_SECONDS = 0.5
+LASTING = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+"""What the database says again however often it is asked."""
+
 # The trainer's words for a context that no attempt could make a memory of.
 _UNUSABLE = frozenset({"empty_context", "context_too_long", "context_unusable", "invalid_request"})
 
@@ -316,6 +319,8 @@ class Attempt:
         while True:
             try:
                 return work()
+            except LASTING:
+                raise
             except SQLAlchemyError as problem:
                 if self.lease.lost:
                     raise LeaseLost from problem

@@ -95,6 +95,15 @@ def kill_strangers(supervisor: int) -> None:
         time.sleep(0.01)
 
 
+def reap_strangers() -> None:
+    """Lets go of the calling process's dead children of other sessions: adopted ones, for which nobody waits."""
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError, IndexError, ChildProcessError):
+            state, parent, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+            if state == "Z" and int(parent) == os.getpid() and int(session) != os.getsid(0):
+                os.waitpid(pid, os.WNOHANG)
+
+
 def _in_other_sessions(pids: Iterable[int]) -> list[int]:
     """Of those that live: what is killed and not reaped yet counts no more."""
     found = []

@@ -12,7 +12,7 @@ from core.logs import get_logger
 from core.truth import jobs
 from core.truth.jobs import Advance
 from core.truth.records import Publication
-from workers.distillation.attempt import RETRY_SECONDS, Attempt
+from workers.distillation.attempt import LASTING, RETRY_SECONDS, Attempt
 from workers.distillation.runs import MemoryResult
 from workers.distillation.worker import Distillation
 
@@ -55,6 +55,9 @@ def publish_together(at: Distillation, results: Sequence[tuple[Attempt, MemoryRe
     while whole:
         try:
             published = _commit(at, whole)
+        except LASTING:
+            _alone(whole)
+            return
         except SQLAlchemyError as problem:
             _log.warning("the database did not answer; trying again", problem=str(problem))
             for attempt, _ in whole:
@@ -62,14 +65,18 @@ def publish_together(at: Distillation, results: Sequence[tuple[Attempt, MemoryRe
             whole = [(attempt, one) for attempt, one in whole if attempt.open]
             time.sleep(RETRY_SECONDS)
         except Exception:  # noqa: BLE001 - whatever is wrong with one of them is not to keep the others
-            _log.exception("the pack could not be published together; each goes alone")
-            for attempt, publication in whole:
-                attempt.publish(publication)
+            _alone(whole)
             return
         else:
             for (attempt, _), yes in zip(whole, published, strict=True):
                 attempt.settle(published=yes)
             return
+
+
+def _alone(whole: Sequence[tuple[Attempt, Publication]]) -> None:
+    _log.exception("the pack could not be published together; each goes alone")
+    for attempt, publication in whole:
+        attempt.publish(publication)
 
 
 def _commit(at: Distillation, whole: Sequence[tuple[Attempt, Publication]]) -> list[bool]:

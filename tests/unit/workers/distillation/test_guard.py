@@ -22,6 +22,21 @@ for process in (stranger, akin):
     process.kill()
 """
 
+ADOPTED = """
+import os, subprocess, sys, time
+from workers.distillation.guard import adopt_orphans, reap_strangers
+adopt_orphans()
+between = "import subprocess; print(subprocess.Popen(['sleep', '0.3'], start_new_session=True).pid)"
+orphan = int(subprocess.run([sys.executable, "-c", between], capture_output=True, text=True).stdout)
+mine = subprocess.Popen(["true"])
+for _ in range(200):
+    reap_strangers()
+    if not os.path.exists(f"/proc/{orphan}"):
+        break
+    time.sleep(0.05)
+print(os.path.exists(f"/proc/{orphan}"), mine.wait())
+"""
+
 
 @pytest.mark.parametrize(("parent", "told"), [("os.getppid()", "ended None"), ("os.getpid()", "alive None")])
 def test_strangers_are_ended_below_ones_own_parent_and_below_nobody_who_took_its_place(parent: str, told: str) -> None:
@@ -29,3 +44,8 @@ def test_strangers_are_ended_below_ones_own_parent_and_below_nobody_who_took_its
         [sys.executable, "-c", FAMILY.format(parent=parent)], capture_output=True, text=True, timeout=60, check=True
     )
     assert family.stdout.strip() == told
+
+
+def test_the_dead_among_adopted_ones_are_let_go_and_others_are_left_to_whoever_waits_for_them() -> None:
+    family = subprocess.run([sys.executable, "-c", ADOPTED], capture_output=True, text=True, timeout=60, check=True)
+    assert family.stdout.strip() == "False 0"

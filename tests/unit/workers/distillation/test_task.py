@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
 
 from core.encryption.data_keys import DataKeys
 from core.encryption.master_keys import MasterKeys
@@ -24,6 +24,7 @@ from core.truth.records import Job
 from core.truth.tables import jobs as jobs_table
 from tests.fixtures.flaky_store import FlakyStore
 from tests.unit.workers.distillation.bench import Bench
+from workers.distillation import together
 from workers.distillation.attempt import Outcome
 
 
@@ -146,6 +147,31 @@ def test_a_database_that_is_away_when_keys_are_asked_for_costs_no_attempt(
     assert bench.perform(second) is Outcome.SUCCEEDED
     assert (bench.job(second).attempts, bench.memory(second).version) == (1, 2)
     assert not [event for event in bench.events(second) if "scratch" in event.message]
+
+
+@pytest.mark.parametrize("lasting", [DataError, ProgrammingError])
+def test_what_the_database_would_say_again_and_again_costs_an_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, lasting: type[DBAPIError]
+) -> None:
+    def refuse(key: str) -> bytes:
+        raise lasting("SELECT", {}, Exception("no such column"))
+
+    job_id = bench.admit("train")
+    monkeypatch.setattr(bench.worker.store, "get", refuse)
+    assert bench.perform(job_id) is Outcome.GIVEN_UP
+    assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("queued", 1)
+
+
+def test_what_the_database_refuses_of_a_pack_is_published_one_by_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> list[bool]:
+        raise DataError("UPDATE", {}, Exception("one of them can't be"))
+
+    monkeypatch.setattr(together, "_commit", refuse)
+    made = [bench.admit("train") for _ in range(2)]
+    assert bench.perform(made[0]) is Outcome.SUCCEEDED
+    assert [bench.memory(job_id).status for job_id in made] == ["ready", "ready"]
 
 
 def test_a_planned_shutdown_gives_the_job_back_without_counting(bench: Bench, pids: Path) -> None:
