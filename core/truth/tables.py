@@ -1,7 +1,8 @@
 """The tables of the truth. `migrations/` creates them; a test holds the two equal.
 
 Locks are always taken in the order memory, job, API key, fair share, tenant, deletion, usage of a tenant, so that no
-two transactions wait for each other; who deletes several memories at once holds no job. A job's row is locked before an
+two transactions wait for each other; who deletes several memories at once holds no job, and the reaper and the
+dispatcher, who hold shares first, take of jobs only what nobody else holds. A job's row is locked before an
 event of it is written, so that the ids of one job's events grow in the order of commit. A record of the audit log locks
 nothing that another transaction may wait for, and can be written at any point.
 """
