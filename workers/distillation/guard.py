@@ -18,7 +18,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -86,10 +87,12 @@ def kill_strangers(supervisor: int) -> None:
     """
     give_up = time.monotonic() + _KILL_SECONDS
     while os.getppid() == supervisor and time.monotonic() < give_up:
-        pids = _in_other_sessions(descendants(supervisor))
-        if not pids:
+        processes = _processes()
+        below = ((pid, processes[pid]) for pid in _below(supervisor, processes))
+        strangers = [pid for pid, one in below if not one.dead and one.session != os.getsid(0)]
+        if not strangers:
             return
-        for pid in pids:
+        for pid in strangers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
@@ -97,36 +100,43 @@ def kill_strangers(supervisor: int) -> None:
 
 def reap_strangers() -> None:
     """Lets go of the calling process's dead children of other sessions: adopted ones, for which nobody waits."""
-    for pid in descendants(os.getpid()):
-        with contextlib.suppress(OSError, IndexError, ChildProcessError):
-            state, parent, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
-            if state == "Z" and int(parent) == os.getpid() and int(session) != os.getsid(0):
+    for pid, process in _processes().items():
+        if process.dead and process.parent == os.getpid() and process.session != os.getsid(0):
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-
-
-def _in_other_sessions(pids: Iterable[int]) -> list[int]:
-    """Of those that live: what is killed and not reaped yet counts no more."""
-    found = []
-    for pid in pids:
-        with contextlib.suppress(OSError, IndexError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            if fields[0] != "Z" and int(fields[3]) != os.getsid(0):
-                found.append(pid)
-    return found
 
 
 def descendants(root: int) -> set[int]:
     """The ids of all processes below `root` in the process tree, without `root`."""
-    parents: dict[int, int] = {}
+    return _below(root, _processes())
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """`dead` is what is not reaped yet."""
+
+    parent: int
+    session: int
+    dead: bool
+
+
+def _processes() -> dict[int, _Process]:
+    """All of the machine, by their ids."""
+    found: dict[int, _Process] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                # The name in parentheses may hold anything; after its last ")" come the state and the parent.
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError, ValueError):
+                # The name in parentheses may hold anything; after its last ")" come state, parent, group and session.
+                state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                found[int(entry.name)] = _Process(int(parent), int(session), state == "Z")
+            except (OSError, ValueError):
                 continue
+    return found
+
+
+def _below(root: int, processes: Mapping[int, _Process]) -> set[int]:
     found: set[int] = set()
-    while more := {pid for pid, parent in parents.items() if parent == root or parent in found} - found:
+    while more := {pid for pid, one in processes.items() if one.parent == root or one.parent in found} - found:
         found |= more
     return found
 
