@@ -179,7 +179,8 @@ def depart(
     taken = take([job.job_id for job in selection.picked])
     before = {tenant.tenant_id: (tenant.deficit, tenant.turn) for tenant in contenders}
     changed = {id_: d for id_, d in selection.deficits.items() if (d, selection.turns[id_]) != before[id_]}
-    grant(connection, changed, selection.turns)
+    shares = [{"tenant_id": id_, "deficit": d, "place": selection.turns[id_]} for id_, d in changed.items()]
+    _SHARES.run(connection, shares)
     return [taken[job.job_id] for job in selection.picked if job.job_id in taken]
 
 
@@ -224,11 +225,6 @@ def mark_all_dispatched(connection: Connection, job_ids: Sequence[str]) -> dict[
         row.id: Departure(row.id, row.epoch == 0, max(0.0, (row.dispatched_at - row.created_at).total_seconds()))
         for row in rows
     }
-
-
-def grant(connection: Connection, deficits: Mapping[str, float], turns: Mapping[str, int]) -> None:
-    """Writes the shares after a selection, in the transaction that locked them by `dispatchable`."""
-    _SHARES.run(connection, [{"tenant_id": t, "deficit": deficits[t], "place": turns[t]} for t in deficits])
 
 
 def ring_overdue(connection: Connection, *, timeout_seconds: float, limit: int) -> list[str]:

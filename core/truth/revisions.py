@@ -59,7 +59,7 @@ def revise(
     memory = connection.execute(query.with_for_update()).one_or_none()
     if memory is None:
         raise NotFound(f"There is no memory '{new.memory_id}'.")
-    usage.lock_tenant(connection, new.tenant_id)
+    _, room = usage.lock_room(connection, new.tenant_id, backlog_limit=backlog_limit, defaults=quotas)
     if idempotency_key is not None and body_sha256 is not None:
         earlier = find_idempotent(connection, new.tenant_id, idempotency_key, body_sha256)
         if earlier is not None:
@@ -68,7 +68,6 @@ def revise(
     if memory.version != new.replaces:
         raise Conflict("Another version of this memory was published meanwhile; send the update again.")
     grown = new.context_bytes - memory.context_bytes
-    room = usage.room(connection, new.tenant_id, backlog_limit=backlog_limit, defaults=quotas)
     refusal = room.refusal(grown, memories=0)
     if refusal is not None:
         raise refusal
