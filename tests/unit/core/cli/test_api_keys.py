@@ -8,9 +8,7 @@ import pytest
 from core.cli.keys import API_KEY, KeyFiles
 from core.credentials import key_id, key_sha256
 from tests.unit.core.cli.gateway_double import GatewayDouble
-from tests.unit.core.cli.test_commands import gateway, run
-
-__all__ = ["gateway"]
+from tests.unit.core.cli.test_commands import run
 
 
 def test_keys_are_listed_without_the_keys_themselves(gateway: GatewayDouble) -> None:

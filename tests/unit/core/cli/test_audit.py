@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 
 from tests.unit.core.cli.gateway_double import GatewayDouble
-from tests.unit.core.cli.test_commands import gateway, run
-
-__all__ = ["gateway"]
+from tests.unit.core.cli.test_commands import run
 
 RECORD = {
     "id": 7,

@@ -1,28 +1,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from core.cli import progress
 from core.cli.main import app
 from core.cli.sources import context_of
 from core.errors import EmptyContext, InvalidRequest, NotUtf8
 from tests.unit.core.cli.gateway_double import GatewayDouble
-
-
-@pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[GatewayDouble]:
-    monkeypatch.setattr(progress, "_POLL_SECONDS", 0.0)
-    with GatewayDouble(keys={"lb_harbour": "harbour"}) as double:
-        monkeypatch.setenv("LATENTBANK_GATEWAY_URL", double.url)
-        monkeypatch.setenv("LATENTBANK_API_KEY", "lb_harbour")
-        monkeypatch.setenv("LATENTBANK_ADMIN_KEY", double.admin_key)
-        monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path))
-        yield double
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:

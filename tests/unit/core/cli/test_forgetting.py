@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 from tests.unit.core.cli.gateway_double import GatewayDouble
-from tests.unit.core.cli.test_commands import gateway, run
-
-__all__ = ["gateway"]
+from tests.unit.core.cli.test_commands import run
 
 
 def test_a_collection_is_forgotten_by_its_name_and_the_deletion_can_be_followed(gateway: GatewayDouble) -> None:

@@ -1,26 +1,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from core.cli import progress
 from core.cli.main import app
 from core.errors import EmptyContext, InvalidRequest
 from tests.unit.core.cli.gateway_double import GatewayDouble
-
-
-@pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[GatewayDouble]:
-    monkeypatch.setattr(progress, "_POLL_SECONDS", 0.0)
-    with GatewayDouble(keys={"lb_harbour": "harbour"}) as double:
-        monkeypatch.setenv("LATENTBANK_GATEWAY_URL", double.url)
-        monkeypatch.setenv("LATENTBANK_API_KEY", "lb_harbour")
-        monkeypatch.setenv("LATENTBANK_DATA_DIR", str(tmp_path / "data"))
-        yield double
 
 
 @pytest.fixture
